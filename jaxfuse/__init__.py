@@ -1,0 +1,48 @@
+"""Align and fuse neural networks in JAX."""
+
+from jaxfuse.affinity import ExactGaussian, Gaussian, Linear
+from jaxfuse.align import Alignment, align_params
+from jaxfuse.assignment import hungarian, sinkhorn
+from jaxfuse.connectivity import Barrier, barrier, interpolate
+from jaxfuse.ensembles import mean_logits, mean_probabilities, vote
+from jaxfuse.fusion import average, fuse, rescale_units
+from jaxfuse.matching import (
+    CoordinateAscent,
+    FrankWolfe,
+    GraduatedAssignment,
+    Portfolio,
+    build_problem,
+)
+from jaxfuse.status import Status
+from jaxfuse.symmetry import Symmetry, infer_chain, permute, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Alignment",
+    "Barrier",
+    "CoordinateAscent",
+    "ExactGaussian",
+    "FrankWolfe",
+    "Gaussian",
+    "GraduatedAssignment",
+    "Linear",
+    "Portfolio",
+    "Status",
+    "Symmetry",
+    "align_params",
+    "average",
+    "barrier",
+    "build_problem",
+    "fuse",
+    "hungarian",
+    "infer_chain",
+    "interpolate",
+    "mean_logits",
+    "mean_probabilities",
+    "permute",
+    "rescale_units",
+    "sinkhorn",
+    "verify",
+    "vote",
+]

@@ -1,0 +1,33 @@
+"""The linear affinity: edges are compared by their inner product."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxfuse.affinity.block import HIGHEST, FeatureBlock
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The kernel k(x, y) = <x, y>, whose objective is Git Re-Basin's weight matching.
+
+    Maximising it minimises the Euclidean distance between the weights of A and those of the
+    reordered B (Ainsworth et al., ICLR 2023, eq. 1).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> edges = jnp.arange(6.0).reshape(2, 3, 1)
+        >>> Linear().node_scores(edges, edges)
+        Array([[ 5., 14.],
+               [14., 50.]], dtype=float32)
+    """
+
+    def block(self, edges_a: jax.Array, edges_b: jax.Array) -> FeatureBlock:
+        """Compare edges `[n, m, e]` of a tensor that joins two groups; r = e features."""
+        return FeatureBlock(jnp.swapaxes(edges_a, 1, 2), jnp.swapaxes(edges_b, 1, 2))
+
+    def node_scores(self, edges_a: jax.Array, edges_b: jax.Array) -> jax.Array:
+        """Compare edges `[n, pinned, e]` to units matched to themselves; return `[n, n]`."""
+        flat_a, flat_b = (edges.reshape(len(edges), -1) for edges in (edges_a, edges_b))
+        return jnp.dot(flat_a, flat_b.T, precision=HIGHEST)

@@ -1,0 +1,93 @@
+"""Paths between networks, and the loss barrier on the way."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxfuse.fusion.average import average
+from jaxfuse.status import is_concrete
+
+PyTree = Any
+
+
+class Barrier(NamedTuple):
+    """The loss along a path, and the two published measures of its rise.
+
+    Attributes:
+        ts: `[t]`, positions on the path; 0 is A and 1 is B.
+        losses: `[t]`, the loss there.
+        linear: the largest rise over the straight line between the end points,
+            `max_t L(t) - (1 - t) L(0) - t L(1)` (Frankle et al., 2020; Entezari et al., 2022).
+        midpoint: the largest rise over the mean of the end points,
+            `max_t L(t) - (L(0) + L(1)) / 2` (Ainsworth et al., 2023, definition 2.1).
+    """
+
+    ts: jax.Array
+    losses: jax.Array
+    linear: jax.Array
+    midpoint: jax.Array
+
+
+def interpolate(params_a: PyTree, params_b: PyTree, t: ArrayLike) -> PyTree:
+    """Return the network at t on the straight line from A (t = 0) to B (t = 1).
+
+    Args:
+        params_a: a parameter tree.
+        params_b: another of the same structure and shapes.
+        t: position, a scalar.
+
+    Returns:
+        A tree of the same structure, shapes and dtypes.
+
+    Differentiable.
+
+    Examples:
+        >>> interpolate({"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, 0.25)["w"]
+        Array([0.25, 0.25], dtype=float32)
+    """
+    t = jnp.asarray(t, jnp.float32)
+    return average([params_a, params_b], jnp.stack([1 - t, t]))
+
+
+def barrier(
+    loss_fn: Callable[[PyTree], jax.Array],
+    params_a: PyTree,
+    params_b: PyTree,
+    ts: ArrayLike | int = 25,
+) -> Barrier:
+    """Measure the loss barrier on the straight line between two networks.
+
+    Args:
+        loss_fn: `loss_fn(params) -> scalar`, traceable, smaller is better. For an accuracy barrier
+            pass the error.
+        params_a: a parameter tree.
+        params_b: another, aligned with it or not.
+        ts: positions, rising from 0 to 1, or their number: 25, as Git Re-Basin.
+
+    Returns:
+        A `Barrier`. The points are taken one after the other, so memory does not grow with them.
+
+    Raises:
+        ValueError: if the positions do not begin with 0 and end with 1.
+
+    Examples:
+        >>> result = barrier(lambda w: 1 - w**2, jnp.float32(-1), jnp.float32(1), 5)
+        >>> print(result.losses, result.linear)
+        [0.   0.75 1.   0.75 0.  ] 1.0
+    """
+    ts = jnp.linspace(0, 1, ts) if isinstance(ts, int) else jnp.asarray(ts, jnp.float32)
+    if ts.ndim != 1 or len(ts) < 2:
+        raise ValueError(f"ts must be two positions or more, got shape {ts.shape}")
+    if is_concrete(ts) and not (float(ts[0]) == 0 and float(ts[-1]) == 1):
+        raise ValueError(f"ts must begin with 0 and end with 1, got {ts[0]} and {ts[-1]}")
+    losses = jax.lax.map(lambda t: loss_fn(interpolate(params_a, params_b, t)), ts)
+    first, last = losses[0], losses[-1]
+    return Barrier(
+        ts,
+        losses,
+        jnp.max(losses - (1 - ts) * first - ts * last),
+        jnp.max(losses) - (first + last) / 2,
+    )

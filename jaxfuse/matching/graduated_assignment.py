@@ -1,0 +1,173 @@
+"""Graduated assignment: soft matchings of all groups, cooled until they are hard."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxfuse.affinity.block import SecondMoment
+from jaxfuse.assignment import Potentials
+from jaxfuse.matching.frank_wolfe import FrankWolfe
+from jaxfuse.matching.problem import Problem, Scores, inner
+from jaxfuse.matching.projection import soften
+from jaxfuse.matching.result import Matching, keep_better
+
+
+@dataclass(frozen=True)
+class GraduatedAssignment:
+    """Cool a soft matching: scores, Sinkhorn at a falling temperature, then rounding and polish.
+
+    GAMF's algorithm 1 (Liu et al., ICML 2022; Gold and Rangarajan, 1996) on the true gradient of
+    the objective, with two changes that measured better.
+
+    The temperature of a group is tau times the standard deviation that its scores would have if
+    the edges of the two networks were unrelated, so one schedule serves weights of any scale.
+
+    Plain graduated assignment is a mean field: the matching of a group h answers to the matching
+    of g, which answered to h the step before, so every unit hears its own opinion back. The
+    reaction term of Thouless, Anderson and Palmer (1977), Onsager's correction in approximate
+    message passing, takes that echo out: from the scores of h it subtracts
+    `sum_ij P_g[i, j] (1 - P_g[i, j]) / tau * k(i, a; j, b)^2 * P_h[a, b]`, with the squares
+    replaced by products of unit energies, so it costs nothing. It recovers planted matchings under
+    noise where plain annealing fails; `reaction=0` is the plain algorithm.
+
+    Attributes:
+        tau_start: first temperature; 1 leaves all but the clearest scores undecided.
+        tau_stop: last temperature, reached geometrically.
+        steps: number of temperatures.
+        sweeps: updates of all groups at each temperature.
+        sinkhorn_iterations: of every projection, warm-started from the last one's potentials.
+        reaction: share of the reaction term, 0 to 1.
+        refine: the walk and polish that follow from the last soft matching.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxfuse.matching.problem import Problem
+        >>> problem = Problem({"h": jnp.array([[0.0, 1.0], [1.0, 0.0]])}, (), ())
+        >>> GraduatedAssignment().solve(problem).permutations["h"]
+        Array([1, 0], dtype=int32)
+    """
+
+    tau_start: float = 1.0
+    tau_stop: float = 0.1
+    steps: int = 8
+    sweeps: int = 1
+    sinkhorn_iterations: int = 20
+    reaction: float = 1.0
+    refine: FrankWolfe = FrankWolfe()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau_stop <= self.tau_start:
+            raise ValueError(
+                f"the temperature must fall and stay positive, got tau_start={self.tau_start} and "
+                f"tau_stop={self.tau_stop}"
+            )
+
+    def solve(
+        self,
+        problem: Problem,
+        start: Mapping[str, jax.Array] | None = None,
+        key: jax.Array | None = None,
+    ) -> Matching:
+        """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
+        cooled, trace = self.anneal(problem, problem.barycentre() if start is None else dict(start))
+        refined = self.refine.solve(problem, start=cooled)
+        permutations, objective, status = keep_better(
+            problem, refined.permutations, refined.objective
+        )
+        return Matching(permutations, objective, status, trace, jnp.int32(len(trace)))
+
+    def anneal(self, problem: Problem, matching: Scores) -> tuple[Scores, jax.Array]:
+        """Return the soft matching at the last temperature, and J after every update.
+
+        Groups that share no tensor are updated together, the others in turn.
+        """
+        moments = [block.second_moment() for block in problem.blocks]
+        unit = noise_scale(problem, moments)
+        first = _Cooling(
+            matching,
+            {group: self.tau_start * scale for group, scale in unit.items()},
+            {group: Potentials(jnp.zeros(n), jnp.zeros(n)) for group, n in problem.sizes.items()},
+        )
+
+        def step(state: _Cooling, tau: jax.Array) -> tuple[_Cooling, jax.Array]:
+            objective = jnp.float32(0)
+            for groups in problem.colours():
+                scores = problem.scores(state.matching, groups)
+                if self.reaction:
+                    echo = reaction(problem, moments, state.matching, state.tau)
+                    scores = {g: s - self.reaction * echo[g] for g, s in scores.items()}
+                warm = {group: state.potentials[group] for group in groups}
+                taus = {group: tau * unit[group] for group in groups}
+                cooled, potentials = soften(scores, taus, warm, self.sinkhorn_iterations)
+                state = _Cooling(
+                    {**state.matching, **cooled},
+                    {**state.tau, **taus},
+                    {**state.potentials, **potentials},
+                )
+                objective += inner(scores, cooled)
+            return state, objective
+
+        taus = np.geomspace(self.tau_start, self.tau_stop, self.steps).repeat(self.sweeps)
+        last, trace = lax.scan(step, first, jnp.asarray(taus, jnp.float32))
+        return last.matching, trace
+
+
+class _Cooling(NamedTuple):
+    matching: Scores
+    tau: Mapping[str, jax.Array]
+    potentials: Mapping[str, Potentials]
+
+
+def noise_scale(problem: Problem, moments: Sequence[SecondMoment]) -> dict[str, jax.Array]:
+    """Return per group the standard deviation of a score between unrelated units.
+
+    A score sums k over the edges of a unit. Were the edges unrelated, the variances would add up:
+    those of the node terms as they are, and per block the second moment of k times the number of
+    edges.
+    """
+    variance = {
+        group: jnp.mean(jnp.square(double_centred(scores)))
+        for group, scores in problem.nodes.items()
+    }
+    sizes = problem.sizes
+    for (g, h), moment in zip(problem.links, moments, strict=True):
+        variance[g] = variance[g] + sizes[h] * moment.scale
+        variance[h] = variance[h] + sizes[g] * moment.scale
+    return {group: jnp.sqrt(jnp.where(v > 0, v, 1.0)) for group, v in variance.items()}
+
+
+def reaction(
+    problem: Problem,
+    moments: Sequence[SecondMoment],
+    matching: Scores,
+    tau: Mapping[str, jax.Array],
+) -> Scores:
+    """Return per group the echo of its own matching in the scores it gets, `[n, n]`.
+
+    Args:
+        problem: the objective.
+        moments: of its blocks.
+        matching: the soft matchings; those of the neighbours have answered to the group's own.
+        tau: the temperatures they were made at.
+    """
+    response = {g: p * (1 - p) / tau[g] for g, p in matching.items()}
+    strength = {g: jnp.zeros_like(p) for g, p in matching.items()}
+    for (g, h), moment in zip(problem.links, moments, strict=True):
+        scale, row_a, column_a, row_b, column_b = moment
+        from_g = row_a @ response[g] @ row_b
+        from_h = column_a @ response[h] @ column_b
+        strength[h] += scale * from_g * column_a[:, None] * column_b[None, :]
+        strength[g] += scale * from_h * row_a[:, None] * row_b[None, :]
+    return {g: s * matching[g] for g, s in strength.items()}
+
+
+def double_centred(scores: jax.Array) -> jax.Array:
+    """Subtract what no assignment can change: the means of the rows and of the columns."""
+    rows = jnp.mean(scores, axis=-1, keepdims=True)
+    columns = jnp.mean(scores, axis=-2, keepdims=True)
+    return scores - rows - columns + jnp.mean(scores, axis=(-2, -1), keepdims=True)

@@ -1,0 +1,63 @@
+"""Apply a matching to parameters: reorder the units of every group."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxfuse.symmetry.spec import Symmetry
+from jaxfuse.symmetry.tree import map_named
+
+PyTree = Any
+
+
+def permute(params: PyTree, symmetry: Symmetry, permutations: Mapping[str, jax.Array]) -> PyTree:
+    """Reorder the units of every group: new unit i is the old unit `permutation[i]`.
+
+    The function that the network computes does not change.
+
+    Args:
+        params: the parameters.
+        symmetry: which axes belong together.
+        permutations: per group an int32 `[n]` permutation; groups that are missing stay.
+
+    Returns:
+        Parameters of the same structure, shapes and dtypes.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> params = {"in": jnp.arange(3.0)[None], "out": jnp.arange(3.0)[:, None]}
+        >>> spec = Symmetry.from_axes({"in": (None, "h"), "out": ("h", None)}, params)
+        >>> permute(params, spec, {"h": jnp.array([2, 0, 1])})["in"]
+        Array([[2., 0., 1.]], dtype=float32)
+    """
+    symmetry.check(params)
+    tensors = {tensor.path: tensor for tensor in symmetry.tensors}
+
+    def reorder(path: str, leaf: Any) -> Any:
+        if path not in tensors:
+            return leaf
+        tensor = tensors[path]
+        viewed = jnp.reshape(leaf, tensor.shape)
+        for axis, group in enumerate(tensor.groups):
+            if group is not None and group in permutations:
+                viewed = jnp.take(viewed, permutations[group], axis=axis)
+        return jnp.reshape(viewed, jnp.shape(leaf))
+
+    return map_named(reorder, params)
+
+
+def random_permutations(symmetry: Symmetry, key: jax.Array) -> dict[str, jax.Array]:
+    """Draw a uniformly random permutation of every group.
+
+    Examples:
+        >>> spec = Symmetry((("h", 4),), ())
+        >>> sorted(random_permutations(spec, jax.random.key(0))["h"].tolist())
+        [0, 1, 2, 3]
+    """
+    keys = jax.random.split(key, max(len(symmetry.sizes), 1))
+    return {
+        group: jax.random.permutation(k, size).astype(jnp.int32)
+        for k, (group, size) in zip(keys, symmetry.sizes, strict=False)
+    }
