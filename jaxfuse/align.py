@@ -108,6 +108,7 @@ def align_params(
     check_same_trees(params_a, params_b, ("params_a", "params_b"))
     symmetry = infer_chain(params_a) if symmetry is None else symmetry
     symmetry.check(params_a)
+    symmetry.check(params_b)
     affinity = _resolve("affinity", affinity, AFFINITIES)
     solver = _resolve("solver", solver, SOLVERS)
     weights_a, weights_b = _weights(params_a), _weights(params_b)

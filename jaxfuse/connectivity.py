@@ -61,14 +61,15 @@ def barrier(
     """Measure the loss barrier on the straight line between two networks.
 
     Args:
-        loss_fn: `loss_fn(params) -> scalar`, traceable, smaller is better. For an accuracy barrier
-            pass the error.
+        loss_fn: `loss_fn(params) -> scalar`, smaller is better. For an accuracy barrier pass the
+            error. Outside jit it is called once per position, from the host, so it may be compiled
+            itself, loop over batches and report progress; under jit it is traced once.
         params_a: a parameter tree.
         params_b: another, aligned with it or not.
         ts: positions, rising from 0 to 1, or their number: 25, as Git Re-Basin.
 
     Returns:
-        A `Barrier`. The points are taken one after the other, so memory does not grow with them.
+        A `Barrier`. The positions are taken one after the other: memory does not grow with them.
 
     Raises:
         ValueError: if the positions do not begin with 0 and end with 1.
@@ -83,7 +84,10 @@ def barrier(
         raise ValueError(f"ts must be two positions or more, got shape {ts.shape}")
     if is_concrete(ts) and not (float(ts[0]) == 0 and float(ts[-1]) == 1):
         raise ValueError(f"ts must begin with 0 and end with 1, got {ts[0]} and {ts[-1]}")
-    losses = jax.lax.map(lambda t: loss_fn(interpolate(params_a, params_b, t)), ts)
+    if is_concrete(ts, *jax.tree.leaves((params_a, params_b))):
+        losses = jnp.stack([loss_fn(interpolate(params_a, params_b, t)) for t in ts])
+    else:
+        losses = jax.lax.map(lambda t: loss_fn(interpolate(params_a, params_b, t)), ts)
     first, last = losses[0], losses[-1]
     return Barrier(
         ts,

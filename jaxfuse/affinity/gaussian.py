@@ -108,7 +108,8 @@ def nystrom_features(edges: jax.Array, landmarks: jax.Array) -> jax.Array:
     n, m, e = edges.shape
     values, vectors = jnp.linalg.eigh(jnp.exp(-squared_distances(landmarks, landmarks)))
     keep = values > 1e-6 * values[-1]
-    root = vectors * jnp.where(keep, 1 / jnp.sqrt(jnp.where(keep, values, 1.0)), 0.0)
+    scale = jnp.where(keep, 1 / jnp.sqrt(jnp.where(keep, values, 1.0)), 0.0)
+    root = vectors * scale[None, :]
     kernel = jnp.exp(-squared_distances(edges.reshape(n * m, e), landmarks))
     return jnp.dot(kernel, root, precision=HIGHEST).reshape(n, m, len(landmarks))
 

@@ -1,15 +1,15 @@
 """A folder of decoded arrays, so that a dataset is decoded once."""
 
-import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+
+from jaxfuse.atomic import replacing
 
 _logger = logging.getLogger(__name__)
 
@@ -66,17 +66,9 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
         path: The `.npz` file, replaced where it exists.
         arrays: What to write, by name.
     """
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # A name of its own for each writer: two processes may decode the same dataset at once.
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
+        with replacing(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
-        temporary.replace(path)
     except OSError as error:
         _logger.warning("cannot cache decoded images in %s: %s", path.parent, error)
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ def homogeneous(labels: np.ndarray, *, clients: int = 2) -> tuple[np.ndarray, ..
 
 
 def personalised(
-    labels: np.ndarray, *, key: jax.Array, special_class: int = 4, fraction: float = 0.1
+    labels: np.ndarray, *, key: jax.Array, special_class: int = 9, fraction: float = 0.1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Share out between a personal model that knows one class alone, and a general model.
 
@@ -39,7 +39,7 @@ def personalised(
     Args:
         labels: `[n]` integer labels.
         key: Which tenth A gets.
-        special_class: The class that only A sees. Default: 4, as in the paper.
+        special_class: The class that only A sees. Default: 9, as in the released code.
         fraction: Share of each other class that A gets, from 0 to 1.
 
     Returns:

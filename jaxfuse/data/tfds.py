@@ -19,13 +19,11 @@ Progress = Callable[[int, int], None]
 
 _DECODED_AT_ONCE = 1000
 
-# Mean and standard deviation of pixels / 255: the first two as OTFusion (Singh and Jaggi, 2020)
-# uses them.
+# Mean and standard deviation of pixels / 255, as OTFusion's released code uses them.
 _STATISTICS = MappingProxyType(
     {
         "mnist": ((0.1307,), (0.3081,)),
         "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-        "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     }
 )
 
@@ -59,7 +57,7 @@ def load_tfds(
 
     Returns:
         The dataset, images uint8. Mean and standard deviation are the published ones of MNIST,
-        CIFAR-10 and CIFAR-100, and measured on the training images otherwise.
+        CIFAR-10, and measured on the training images otherwise.
 
     Raises:
         FileNotFoundError: The dataset is not prepared in the folder.

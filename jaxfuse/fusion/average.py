@@ -44,10 +44,11 @@ def average(params: Sequence[PyTree], weights: Sequence[float] | jax.Array | Non
     def mix(first: Any, *others: Any) -> Any:
         if not is_weight(first):
             return first
-        dtype = jnp.promote_types(first.dtype, jnp.float32)
+        own = jax.dtypes.canonicalize_dtype(first.dtype)
+        dtype = jnp.promote_types(own, jnp.float32)
         leaves = [jnp.asarray(leaf, dtype) for leaf in (first, *others)]
         total = sum(share * leaf for share, leaf in zip(shares, leaves, strict=True))
-        return jnp.asarray(total, first.dtype)
+        return jnp.asarray(total, own)
 
     return jax.tree.map(mix, *params)
 

@@ -60,8 +60,9 @@ def rescale_units(
         factor = factors.get(tensor.groups[tensor.output])
         if factor is None:
             return leaf
-        rest = (1,) * (len(tensor.shape) - tensor.output - 1)
-        viewed = jnp.reshape(leaf, tensor.shape) * factor.reshape(-1, *rest)
+        units = [1] * len(tensor.shape)
+        units[tensor.output] = -1
+        viewed = jnp.reshape(leaf, tensor.shape) * factor.reshape(units)
         return jnp.reshape(viewed, jnp.shape(leaf)).astype(leaf.dtype)
 
     return map_named(scale, fused)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from jaxfuse.symmetry.spec import Symmetry, TensorAxes, is_statistic
 from jaxfuse.symmetry.tree import is_weight, named_leaves
@@ -114,7 +114,7 @@ def infer_chain(params: PyTree) -> Symmetry:
         {'0': 8}
     """
     chain = read_chain(params)
-    shapes = {path: jnp.shape(leaf) for path, leaf in named_leaves(params).items()}
+    shapes = {path: np.shape(leaf) for path, leaf in named_leaves(params).items()}
     groups: list[str | None] = [None, *(k.layer for k in chain.kernels[:-1]), None]
     sizes = tuple((kernel.layer, kernel.fan_out) for kernel in chain.kernels[:-1])
     tensors = []
@@ -125,8 +125,9 @@ def infer_chain(params: PyTree) -> Symmetry:
         )
     for vector, space in chain.vectors:
         shape = shapes[vector.path]
-        axes = tuple(groups[space] if size == vector.size else None for size in shape)
-        tensors.append(TensorAxes(vector.path, shape, axes, (), is_statistic(vector.path)))
+        axes: list[str | None] = [None] * len(shape)
+        axes[shape.index(vector.size)] = groups[space]
+        tensors.append(TensorAxes(vector.path, shape, tuple(axes), (), is_statistic(vector.path)))
     return Symmetry(sizes, tuple(tensor for tensor in tensors if any(tensor.groups)))
 
 
@@ -137,7 +138,7 @@ def read_chain(params: PyTree) -> Chain:
         ValueError: if the tree is empty or no chain, with the leaf that could not be placed.
     """
     leaves = {
-        path: jnp.shape(leaf) for path, leaf in named_leaves(params).items() if is_weight(leaf)
+        path: np.shape(leaf) for path, leaf in named_leaves(params).items() if is_weight(leaf)
     }
     if not leaves:
         raise ValueError("the parameter tree holds no arrays of real numbers: nothing to align")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from jaxfuse.symmetry.tree import is_weight, named_leaves
 
@@ -85,9 +85,9 @@ class Symmetry:
         for path, entries in axes.items():
             if path not in leaves:
                 raise ValueError(f"no leaf {path!r} in the parameters, which hold {list(leaves)}")
-            tensors.append(_read_axes(path, entries, jnp.shape(leaves[path])))
+            tensors.append(_read_axes(path, entries, np.shape(leaves[path])))
         sizes = _group_sizes(tensors, leaves)
-        tensors = [_resolve(tensor, sizes, jnp.shape(leaves[tensor.path])) for tensor in tensors]
+        tensors = [_resolve(tensor, sizes, np.shape(leaves[tensor.path])) for tensor in tensors]
         symmetry = cls(tuple(sizes.items()), tuple(t for t in tensors if any(t.groups)))
         symmetry.check(params)
         return symmetry
@@ -106,7 +106,7 @@ class Symmetry:
                     f"the symmetry speaks of leaf {tensor.path!r}, which the parameters do not "
                     f"have: they hold {list(leaves)}. Was it made for another model?"
                 )
-            shape = jnp.shape(leaves[tensor.path])
+            shape = np.shape(leaves[tensor.path])
             if math.prod(shape) != math.prod(tensor.shape):
                 raise ValueError(
                     f"the symmetry views leaf {tensor.path!r} as {tensor.shape}, and its shape is "
@@ -148,12 +148,17 @@ def _read_axes(path: str, entries: Sequence[AxisSpec], shape: tuple[int, ...]) -
                 edge.append(len(sizes))
             sizes.append(factor if isinstance(factor, int) else _UNKNOWN)
             groups.append(None if isinstance(factor, int) else factor)
+    name = path.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
     if len(shape) > 2:
         carried = sum(group is not None for group in groups)
         spatial = [axis for axis, group in enumerate(groups) if group is None]
-        # A kernel [kh, kw, in, out] keeps its last pinned axis as units where its input is pinned.
-        edge += spatial if carried >= 2 else spatial[: len(shape) - 2]
-    output = {"kernel": len(sizes) - 1, "weight": 0}.get(path.rsplit("/", 1)[-1].rsplit(".", 1)[-1])
+        # Where the input or output is pinned, it counts as units: the last pinned axis of a kernel
+        # [kh, kw, in, out], the first of a weight [out, in, kh, kw].
+        if carried < 2:
+            taps = len(shape) - 2
+            spatial = spatial[-taps:] if name == "weight" else spatial[:taps]
+        edge += spatial
+    output = {"kernel": len(sizes) - 1, "weight": 0}.get(name)
     return TensorAxes(
         path,
         tuple(sizes),
@@ -176,7 +181,7 @@ def _group_sizes(tensors: Sequence[TensorAxes], leaves: Mapping[str, Any]) -> di
             elif sizes.setdefault(group, size) != size:
                 raise ValueError(
                     f"group {group!r} has size {sizes[group]}, and leaf {tensor.path!r} of shape "
-                    f"{jnp.shape(leaves[tensor.path])} gives it an axis of {size}"
+                    f"{np.shape(leaves[tensor.path])} gives it an axis of {size}"
                 )
     for group, path in unknown:
         if group not in sizes:

@@ -25,11 +25,20 @@ def leaf_path(key_path: KeyPath) -> str:
 def named_leaves(tree: PyTree) -> dict[str, Any]:
     """Return the leaves of a tree by path, in the tree's own order.
 
+    Raises:
+        ValueError: if two leaves have one path, as under the keys "a/b" and "a", then "b".
+
     Examples:
         >>> list(named_leaves({"dense": [{"kernel": 1.0}, {"kernel": 2.0}]}))
         ['dense/0/kernel', 'dense/1/kernel']
     """
-    return {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves: dict[str, Any] = {}
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        path = leaf_path(key_path)
+        if path in leaves:
+            raise ValueError(f"two leaves are named {path!r}: rename the key that holds a slash")
+        leaves[path] = leaf
+    return leaves
 
 
 def map_named(function: Callable[..., Any], tree: PyTree, *others: PyTree) -> PyTree:
@@ -80,7 +89,7 @@ def check_same_trees(params_a: PyTree, params_b: PyTree, names: tuple[str, str])
             "one of them, for example both to nested dicts."
         )
     for path, leaf in leaves_a.items():
-        shape_a, shape_b = jnp.shape(leaf), jnp.shape(leaves_b[path])
+        shape_a, shape_b = np.shape(leaf), np.shape(leaves_b[path])
         if shape_a != shape_b:
             raise ValueError(
                 f"leaf {path!r} has shape {shape_a} in {name_a} and {shape_b} in {name_b}. "

@@ -1,14 +1,13 @@
 """Checkpoints of a training run, written by Orbax."""
 
-import contextlib
-import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
+
+from jaxfuse.quiet import only_errors
 
 # Orbax takes seconds to import and announces itself: it is imported when a run is checkpointed.
 
@@ -44,7 +43,7 @@ class Checkpoints:
         )
         self._directory = Path(directory).absolute()
         self._identity = identity
-        with _quiet():
+        with only_errors("absl"):
             self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, state: Any) -> None:
@@ -57,7 +56,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         run = ocp.args.JsonSave({"identity": self._identity})
-        with _quiet():
+        with only_errors("absl"):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(run=run, state=ocp.args.StandardSave(state)),
@@ -86,7 +85,7 @@ class Checkpoints:
         # The identity comes first: reading arrays of other shapes leaves Orbax in disorder.
         run_args = ocp.args.Composite(run=ocp.args.JsonRestore())
         state_args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        with _quiet():
+        with only_errors("absl"):
             if self._manager.restore(step, args=run_args)["run"]["identity"] != self._identity:
                 raise ValueError(
                     f"the checkpoints in {self._directory} belong to a run with another config, "
@@ -96,7 +95,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Release the threads that Orbax holds."""
-        with _quiet():
+        with only_errors("absl"):
             self._manager.close()
 
     def __enter__(self) -> Self:
@@ -109,18 +108,3 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Let Orbax log errors only, while it works for us."""
-    logger = logging.getLogger("absl")
-
-    def is_error(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    logger.addFilter(is_error)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_error)

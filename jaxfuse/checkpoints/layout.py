@@ -1,0 +1,157 @@
+"""Bring a checkpoint into the tree of a model: names, axis orders, the order behind a flatten."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxfuse.symmetry.chain import Chain, Kernel, Vector, read_chain
+from jaxfuse.symmetry.tree import map_named, named_leaves
+
+PyTree = Any
+_ROLES = {
+    "bias": "bias",
+    "beta": "bias",
+    "b": "bias",
+    "scale": "scale",
+    "weight": "scale",
+    "gamma": "scale",
+    "mean": "mean",
+    "running_mean": "mean",
+    "var": "var",
+    "running_var": "var",
+}
+Place = tuple[int, bool, str]
+
+
+class Description(NamedTuple):
+    """What a checkpoint of a feed-forward chain holds.
+
+    Attributes:
+        input_major: whether kernels are `[in, out]` (Flax) and not `[out, in]` (PyTorch).
+        bias: whether its maps have biases.
+        norm: "batch" or "layer" where it has normalisation layers with or without statistics,
+            else None.
+        widths: outputs of every map.
+    """
+
+    input_major: bool
+    bias: bool
+    norm: str | None
+    widths: tuple[int, ...]
+
+
+def describe(params: PyTree) -> Description:
+    """Tell the layout and the parts of a checkpoint.
+
+    Raises:
+        ValueError: if the tree is no feed-forward chain.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> describe({"fc1.weight": jnp.ones((8, 4)), "fc2.weight": jnp.ones((3, 8))})
+        Description(input_major=False, bias=False, norm=None, widths=(8, 3))
+    """
+    chain = read_chain(params)
+    roles = {(own, role) for _, own, role in _places(chain)}
+    norm = "batch" if (False, "mean") in roles else "layer" if (False, "scale") in roles else None
+    widths = tuple(kernel.fan_out for kernel in chain.kernels)
+    return Description(chain.input_major, (True, "bias") in roles, norm, widths)
+
+
+def convert(params: PyTree, like: PyTree) -> PyTree:
+    """Bring the parameters of a feed-forward chain into the names and layout of a model.
+
+    Layers are paired by their order in the chain, whatever they are called. Dense kernels
+    `[out, in]` become `[in, out]`, convolutions OIHW become HWIO, and the inputs of a dense kernel
+    behind a flatten go from channels-first to channels-last order; or the other way round.
+
+    Args:
+        params: a checkpoint, in either layout.
+        like: the parameters of the model, or their shapes.
+
+    Returns:
+        A tree like `like` with the values of `params`, in their own dtypes.
+
+    Raises:
+        ValueError: if the two have different layers, with the leaf and both shapes.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> torch = {"fc1.weight": jnp.zeros((8, 4)), "fc2.weight": jnp.zeros((3, 8))}
+        >>> flax = {"dense": [{"kernel": jnp.ones((4, 8))}, {"kernel": jnp.ones((8, 3))}]}
+        >>> jax.tree.map(jnp.shape, convert(torch, flax))
+        {'dense': [{'kernel': (4, 8)}, {'kernel': (8, 3)}]}
+    """
+    source, target = read_chain(params), read_chain(like)
+    leaves = named_leaves(params)
+    if len(source.kernels) != len(target.kernels):
+        raise ValueError(
+            f"the checkpoint has {len(source.kernels)} layers and the model "
+            f"{len(target.kernels)}: is it another architecture?"
+        )
+    values: dict[str, jax.Array] = {}
+    for index, (kernel, wanted) in enumerate(zip(source.kernels, target.kernels, strict=True)):
+        channels = source.kernels[index - 1].fan_out if index else None
+        flattened = index > 0 and source.kernels[index - 1].is_convolution
+        moved = _move_axes(
+            jnp.asarray(leaves[kernel.path]),
+            kernel,
+            channels if flattened and not kernel.is_convolution else None,
+            source.input_major,
+            target.input_major,
+        )
+        if moved.shape != wanted.shape:
+            raise ValueError(
+                f"leaf {kernel.path!r} of shape {kernel.shape} becomes {moved.shape}, and the "
+                f"model's {wanted.path!r} is {wanted.shape}: is it another width?"
+            )
+        values[wanted.path] = moved
+    places = _places(source)
+    for place, vector in _places(target).items():
+        if place not in places:
+            raise ValueError(f"the checkpoint has nothing for the model's leaf {vector.path!r}")
+        values[vector.path] = jnp.asarray(leaves[places.pop(place).path])
+    if places:
+        left = next(iter(places.values()))
+        raise ValueError(f"the model has no place for the checkpoint's leaf {left.path!r}")
+    return map_named(
+        lambda path, leaf: values[path].reshape(leaf.shape) if path in values else leaf, like
+    )
+
+
+def _places(chain: Chain) -> dict[Place, Vector]:
+    """Say of every vector its space, whether it belongs to a map itself, and its role."""
+    own = {kernel.layer for kernel in chain.kernels}
+    places: dict[Place, Vector] = {}
+    for vector, space in chain.vectors:
+        name = vector.path.replace(".", "/").rsplit("/", 1)[-1].rstrip("0123456789")
+        place = (space, vector.layer in own, _ROLES.get(name, name))
+        if place in places:
+            raise ValueError(
+                f"leaves {places[place].path!r} and {vector.path!r} both are the {place[2]} of "
+                f"space {space}: can't tell which layer of the model they belong to"
+            )
+        places[place] = vector
+    return places
+
+
+def _move_axes(
+    leaf: jax.Array,
+    kernel: Kernel,
+    channels: int | None,
+    from_input_major: bool,
+    to_input_major: bool,
+) -> jax.Array:
+    if from_input_major == to_input_major:
+        return leaf
+    taps = [axis for axis in range(leaf.ndim) if axis not in (kernel.axis_in, kernel.axis_out)]
+    if kernel.is_convolution:
+        ends = [kernel.axis_in, kernel.axis_out]
+        return jnp.transpose(leaf, taps + ends if to_input_major else ends[::-1] + taps)
+    if channels is None:
+        return leaf.T
+    positions = kernel.fan_in // channels
+    if to_input_major:
+        return leaf.reshape(-1, channels, positions).transpose(2, 1, 0).reshape(kernel.shape[::-1])
+    return leaf.reshape(positions, channels, -1).transpose(2, 1, 0).reshape(kernel.shape[::-1])

@@ -1,0 +1,55 @@
+"""Read a network from disk."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.flax
+from safetensors import SafetensorError
+
+from jaxfuse.quiet import only_errors
+
+PyTree = Any
+
+
+def read(path: str | os.PathLike[str]) -> PyTree:
+    """Read the parameters in a safetensors file or an orbax folder.
+
+    Args:
+        path: a `.safetensors` file, read into a flat dict by name; or the folder of an orbax
+            checkpoint, read into nested dicts and lists.
+
+    Returns:
+        The parameters as arrays, in the layout they were written in.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        ValueError: if what is there is neither, or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    if path.is_dir():
+        return _read_orbax(path)
+    try:
+        return dict(safetensors.flax.load_file(path))
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is no readable safetensors file ({error}); give a .safetensors file or the "
+            "folder of an orbax checkpoint"
+        ) from None
+
+
+def _read_orbax(path: Path) -> PyTree:
+    # Orbax takes seconds to import: only those pay who read its format.
+    import orbax.checkpoint as ocp
+
+    try:
+        with only_errors("absl"), ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return checkpointer.restore(path.absolute(), restore_args=as_numpy)
+    except (ValueError, KeyError, AttributeError, FileNotFoundError) as error:
+        raise ValueError(f"{path} is no readable orbax checkpoint: {error}") from None

@@ -1,0 +1,5 @@
+"""The command `jaxfuse`."""
+
+from jaxfuse.cli.main import main
+
+__all__ = ["main"]

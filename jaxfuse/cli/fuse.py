@@ -1,0 +1,155 @@
+"""`jaxfuse fuse`: K checkpoints in, one network out."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import tyro
+from rich.console import Console
+
+from jaxfuse.align import AFFINITIES
+from jaxfuse.atomic import write_text
+from jaxfuse.checkpoints import convert, describe, read, write
+from jaxfuse.checkpoints.write import check_writable
+from jaxfuse.cli.progress import Bars, bars
+from jaxfuse.data import Dataset, load
+from jaxfuse.fusion import fuse
+from jaxfuse.models import create, functional
+from jaxfuse.reporting import compare, comparison_table, plot_barriers
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Align the networks of several checkpoints to the first and fuse them into one."""
+
+    checkpoints: tyro.conf.Positional[tuple[Path, ...]]
+    """Two or more: .safetensors files or orbax folders, in Flax's or PyTorch's layout."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Where the fused network goes, in the layout of the first: a .safetensors file, or an orbax
+    folder if the name has no suffix."""
+    force: bool = False
+    """Replace the output if it exists."""
+    weights: tuple[float, ...] | None = None
+    """Share of each network, normalised to sum to one; equal by default."""
+    affinity: Literal["linear", "gaussian"] = "linear"
+    """How edges are compared in the network that is written."""
+    solver: Literal["portfolio", "frank_wolfe", "graduated_assignment", "coordinate_ascent"] = (
+        "portfolio"
+    )
+    """How the matching is found."""
+    model: Literal["mlp", "lenet", "vgg11"] | None = None
+    """Architecture; needed to evaluate, and to bring checkpoints of two layouts together."""
+    width: float = 1.0
+    """Multiplier of the model's hidden widths."""
+    evaluate: str | None = None
+    """Dataset to evaluate on: digits, mnist, cifar10, or another TFDS dataset."""
+    data_dir: Path | None = None
+    """Folder of prepared TFDS datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    test_split: str = "test"
+    """TFDS split to evaluate on."""
+    report: Path | None = None
+    """Folder for barrier.png and results.json of the evaluation."""
+
+    def run(self, console: Console) -> None:
+        """Fuse, write, and print what was made."""
+        self._check()
+        loaded = [read(path) for path in self.checkpoints]
+        loaded = self._one_layout(loaded)
+        with bars(console) as progress:
+            if self.evaluate is None:
+                progress.update(f"aligning {len(loaded)} networks", 0.0)
+                fused = fuse(loaded, self.weights, affinity=self.affinity, solver=self.solver)
+                progress.update(f"aligning {len(loaded)} networks", 1.0)
+                summary = None
+            else:
+                fused, summary = self._compare(loaded, progress)
+            write(self.output, fused, force=self.force)
+        if summary is not None:
+            summary(console)
+        console.print(
+            f"Wrote {self.output}, fused from {len(loaded)} networks ({self.affinity} affinity)",
+            soft_wrap=True,
+        )
+        if summary is None:
+            console.print("Its accuracy was not measured: pass --model and --evaluate DATASET")
+
+    def _check(self) -> None:
+        """Refuse what can't work before anything slow begins."""
+        if len(self.checkpoints) < 2:
+            raise ValueError("give two checkpoints or more to fuse")
+        if self.weights is not None and len(self.weights) != len(self.checkpoints):
+            raise ValueError(
+                f"got {len(self.weights)} weights for {len(self.checkpoints)} checkpoints: give "
+                "one for each"
+            )
+        if self.evaluate is not None and self.model is None:
+            raise ValueError("--evaluate needs --model (mlp, lenet or vgg11) to run the networks")
+        check_writable(self.output, force=self.force)
+
+    def _one_layout(self, loaded: list[PyTree]) -> list[PyTree]:
+        """Bring checkpoints of different names or layouts into the tree of the first."""
+        first = jax.tree.structure(loaded[0])
+        same = [jax.tree.structure(tree) == first for tree in loaded]
+        return [
+            tree if equal else convert(tree, loaded[0])
+            for tree, equal in zip(loaded, same, strict=True)
+        ]
+
+    def _compare(
+        self, loaded: list[PyTree], progress: Bars
+    ) -> tuple[PyTree, Callable[[Console], None]]:
+        assert self.evaluate is not None
+        data = load(
+            self.evaluate,
+            self.data_dir,
+            **({} if self.evaluate == "digits" else {"test_split": self.test_split}),
+            progress=lambda done, total: progress.update("reading the data", done / total),
+        )
+        apply_fn, template = self._model(data, loaded[0])
+        networks = [convert(tree, template) for tree in loaded]
+        images, labels = data.test()
+        comparison = compare(
+            networks,
+            apply_fn,
+            images,
+            labels,
+            affinities={name: AFFINITIES[name] for name in ("linear", "gaussian")},
+            solver=self.solver,
+            weights=self.weights,
+            names=[path.name for path in self.checkpoints],
+            progress=lambda text, share: progress.update("aligning and fusing", share, text),
+        )
+        title = f"{self.model} on {self.evaluate}, {len(labels)} test examples"
+
+        def summary(console: Console) -> None:
+            console.print(comparison_table(comparison.rows, title))
+            if self.report is not None:
+                picture, results = self.report / "barrier.png", self.report / "results.json"
+                if comparison.curves:
+                    plot_barriers(comparison.curves, picture, title)
+                    console.print(f"The loss between the networks is drawn in {picture}")
+                rows = [asdict(row) for row in comparison.rows]
+                write_text(results, json.dumps({"title": title, "rows": rows}, indent=1))
+                console.print(f"All figures are in {results}", soft_wrap=True)
+
+        return convert(comparison.fused[self.affinity], loaded[0]), summary
+
+    def _model(self, data: Dataset, checkpoint: PyTree) -> tuple[Any, PyTree]:
+        """Build the model, with the parts that the checkpoint has."""
+        assert self.model is not None
+        found = describe(checkpoint)
+        module = create(
+            self.model,
+            input_shape=data.input_shape,
+            classes=data.classes,
+            width=self.width,
+            bias=found.bias,
+            norm=found.norm,  # type: ignore[arg-type]
+            key=jax.random.key(0),
+        )
+        return functional(module)

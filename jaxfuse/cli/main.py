@@ -1,0 +1,39 @@
+"""Parse the command line, run the command, and turn expected failures into one line."""
+
+import sys
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from jaxfuse.cli.demo import Demo
+from jaxfuse.cli.fuse import Fuse
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo", description=Demo.__doc__)]
+    | Annotated[Fuse, tyro.conf.subcommand("fuse", description=Fuse.__doc__)]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: the words after `jaxfuse`; those of the process by default.
+    """
+    command = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        prog="jaxfuse",
+        description="Align and fuse neural networks.",
+        args=arguments,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    try:
+        command.run(Console())
+    except (ValueError, OSError) as error:
+        Console(stderr=True, soft_wrap=True).print(
+            f"jaxfuse: {error}", style="red", markup=False, highlight=False
+        )
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

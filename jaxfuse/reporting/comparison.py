@@ -1,0 +1,194 @@
+"""Measure what fusion gives: parents, their ensemble, the plain average, aligned averages."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfuse.affinity import Affinity
+from jaxfuse.align import align_params
+from jaxfuse.connectivity import barrier
+from jaxfuse.ensembles import mean_probabilities
+from jaxfuse.fusion import average, fuse
+from jaxfuse.matching import Solver
+from jaxfuse.symmetry import Symmetry
+from jaxfuse.training.metrics import ApplyFn, Metrics, evaluate
+
+PyTree = Any
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network, or combination of networks, of a comparison.
+
+    Attributes:
+        name: what it is.
+        accuracy: share of correct test examples.
+        loss: mean cross entropy on the test examples, in nats.
+        barrier: rise of the loss over the line between the parents (`Barrier.linear`), for two.
+        seconds: time to make it, compilation included; None where nothing is computed.
+    """
+
+    name: str
+    accuracy: float
+    loss: float
+    barrier: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss along a path between two networks.
+
+    Attributes:
+        name: which path.
+        ts: positions, 0 to 1.
+        losses: the loss at each.
+        barrier: its largest rise over the straight line between the end points.
+    """
+
+    name: str
+    ts: list[float]
+    losses: list[float]
+    barrier: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows and curves, and the fused networks by name."""
+
+    rows: list[Row]
+    curves: list[Curve]
+    fused: dict[str, PyTree]
+
+
+def compare(
+    params: Sequence[PyTree],
+    apply_fn: ApplyFn,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    affinities: Mapping[str, Affinity],
+    solver: Solver | str = "portfolio",
+    symmetry: Symmetry | None = None,
+    weights: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
+    points: int = 25,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Fuse networks in every way and evaluate each on labelled examples.
+
+    Args:
+        params: K networks of one architecture.
+        apply_fn: `apply_fn(params, images) -> logits`, hashable.
+        images: `[n, ...]` test images, normalised.
+        labels: `[n]` integer labels.
+        affinities: the affinities to align with, by name.
+        solver: as in `align_params`.
+        symmetry: as in `align_params`.
+        weights: the shares of the networks; equal by default.
+        names: what to call the networks.
+        points: positions on each barrier curve.
+        progress: called with a description and the share of the work that is done.
+
+    Returns:
+        The comparison. Barriers and curves are measured for two networks.
+    """
+    names = list(names or [f"parent {index}" for index in range(len(params))])
+    pair = len(params) == 2
+    work = _Work(1 + pair + len(affinities) * (1 + pair), progress)
+
+    def score(candidate: PyTree) -> Metrics:
+        return evaluate(apply_fn, candidate, images, labels)
+
+    def row(name: str, candidate: PyTree, path: Curve | None, seconds: float | None) -> Row:
+        metrics = score(candidate)
+        rise = None if path is None else path.barrier
+        return Row(name, float(metrics.accuracy), float(metrics.loss), rise, seconds)
+
+    def curve(name: str, other: PyTree) -> Curve | None:
+        if not pair:
+            return None
+        ticks = work.ticks(f"loss between the networks, {name}", points)
+
+        def loss_fn(candidate: PyTree) -> jax.Array:
+            loss = score(candidate).loss
+            ticks()
+            return loss
+
+        result = barrier(loss_fn, params[0], other, points)
+        return Curve(name, result.ts.tolist(), result.losses.tolist(), float(result.linear))
+
+    work.step("evaluating the parents")
+    rows = [row(name, each, None, None) for name, each in zip(names, params, strict=True)]
+    rows.append(_ensemble_row(apply_fn, params, images, labels))
+    paths = [curve("not aligned", params[-1])]
+    started = time.perf_counter()
+    plain = jax.block_until_ready(average(params, weights))
+    rows.append(row("plain average", plain, paths[0], time.perf_counter() - started))
+    fused = {}
+    for name, affinity in affinities.items():
+        work.step(f"aligning, {name} affinity")
+        started = time.perf_counter()
+        alignments = [
+            align_params(params[0], other, symmetry=symmetry, affinity=affinity, solver=solver)
+            for other in params[1:]
+        ]
+        fused[name] = jax.block_until_ready(fuse(params, weights, alignments, symmetry=symmetry))
+        seconds = time.perf_counter() - started
+        paths.append(curve(f"aligned, {name}", alignments[0].params if pair else None))
+        rows.append(row(f"aligned average, {name}", fused[name], paths[-1], seconds))
+    work.finish()
+    return Comparison(rows, [path for path in paths if path is not None], fused)
+
+
+def _ensemble_row(
+    apply_fn: ApplyFn, params: Sequence[PyTree], images: np.ndarray, labels: np.ndarray
+) -> Row:
+    """Evaluate the mean of the predicted probabilities."""
+    started = time.perf_counter()
+    predict = jax.jit(apply_fn)
+    correct, loss = 0.0, 0.0
+    for begin in range(0, len(labels), 1000):
+        batch, wanted = images[begin : begin + 1000], labels[begin : begin + 1000]
+        probabilities = mean_probabilities(jnp.stack([predict(each, batch) for each in params]))
+        chosen = jnp.take_along_axis(probabilities, jnp.asarray(wanted)[:, None], axis=1)
+        correct += float(jnp.sum(jnp.argmax(probabilities, axis=1) == wanted))
+        loss -= float(jnp.sum(jnp.log(jnp.maximum(chosen, jnp.finfo(chosen.dtype).tiny))))
+    seconds = time.perf_counter() - started
+    return Row("prediction ensemble", correct / len(labels), loss / len(labels), None, seconds)
+
+
+class _Work:
+    """Count the steps of a comparison and tell how much is done."""
+
+    def __init__(self, steps: int, progress: Progress | None) -> None:
+        self.steps, self.done, self.progress = steps, -1, progress
+
+    def step(self, description: str) -> None:
+        self.done += 1
+        self._tell(description, 0.0)
+
+    def ticks(self, description: str, count: int) -> Callable[[], None]:
+        self.step(description)
+        seen = 0
+
+        def tick() -> None:
+            nonlocal seen
+            seen += 1
+            self._tell(description, seen / count)
+
+        return tick
+
+    def finish(self) -> None:
+        self.done = self.steps
+        self._tell("done", 0.0)
+
+    def _tell(self, description: str, share: float) -> None:
+        if self.progress is not None:
+            self.progress(description, min(1.0, (self.done + share) / self.steps))

@@ -1,0 +1,33 @@
+"""The table of a comparison."""
+
+from rich.table import Table
+
+from jaxfuse.reporting.comparison import Row
+
+
+def comparison_table(rows: list[Row], title: str) -> Table:
+    """Lay out the rows of a comparison for the terminal.
+
+    Args:
+        rows: the rows, in order.
+        title: what was compared, on what data.
+
+    Returns:
+        A rich table; the best accuracy among networks of one parent's size is bold.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("network")
+    for column in ("accuracy %", "loss", "loss barrier", "seconds"):
+        table.add_column(column, justify="right")
+    fused = [row.accuracy for row in rows if "average" in row.name]
+    for row in rows:
+        best = "average" in row.name and row.accuracy == max(fused)
+        table.add_row(
+            row.name,
+            f"{100 * row.accuracy:.2f}",
+            f"{row.loss:.3f}",
+            "-" if row.barrier is None else f"{row.barrier:.3f}",
+            "-" if row.seconds is None else f"{row.seconds:.2f}",
+            style="bold" if best else None,
+        )
+    return table
