@@ -59,7 +59,7 @@ class ExactGaussian:
         memory: megabytes that the kernel values in flight may take.
     """
 
-    bandwidth: float = 8.0
+    bandwidth: float = 32.0
     memory: float = 64.0
 
     def block(self, edges_a: jax.Array, edges_b: jax.Array) -> ExactGaussianBlock:

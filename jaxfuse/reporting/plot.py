@@ -21,7 +21,7 @@ def plot_barriers(curves: list[Curve], path: str | os.PathLike[str], title: str)
     # Drawn without pyplot: no global state, no window, no chosen backend.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
     axes = figure.subplots()
     for index, curve in enumerate(curves):
         axes.plot(
@@ -40,6 +40,7 @@ def plot_barriers(curves: list[Curve], path: str | os.PathLike[str], title: str)
     )
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    # Outside the axes, where it can cover no curve.
+    figure.legend(loc="outside lower center", frameon=False)
     with replacing(path) as file:
         figure.savefig(file, format="png")

@@ -1,0 +1,47 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types install bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     train two networks, align them, fuse them, compare (about half a minute)"
+	@echo "make test     run the tests and the examples in the docstrings"
+	@echo "make install  install jaxfuse with everything needed to work on it"
+	@echo "make lint     check style and format; make types checks the types"
+	@echo "make bench    measure recovery of planted matchings and the time of an alignment"
+
+demo: $(VENV)/.user
+	$(BIN)/jaxfuse demo
+
+test: $(VENV)/.developer
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
+
+lint: $(VENV)/.developer
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.developer
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+install: $(VENV)/.developer
+
+bench: $(VENV)/.developer
+	$(BIN)/python -m benchmarks.planted_recovery --trials 20
+	$(BIN)/python -m benchmarks.align
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.user: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.developer: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev,notebooks,bench]"
+	touch $@ $(VENV)/.user
