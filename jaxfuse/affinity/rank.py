@@ -1,5 +1,6 @@
 """Choose the rank of the Gaussian features by the error they leave on the edges at hand."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -59,10 +60,15 @@ def score_error(affinity: Gaussian, edges_a: jax.Array, edges_b: jax.Array) -> f
         edges_a: `[n, m, e]`, small enough for the exact kernel.
         edges_b: `[n, m, e]`.
     """
+    return float(_score_error(affinity, edges_a, edges_b))
+
+
+@functools.partial(jax.jit, static_argnames="affinity")
+def _score_error(affinity: Gaussian, edges_a: jax.Array, edges_b: jax.Array) -> jax.Array:
     exact = _centred(ExactGaussian(affinity.bandwidth).node_scores(edges_a, edges_b))
     short = _centred(affinity.node_scores(edges_a, edges_b))
-    size = float(jnp.linalg.norm(exact))
-    return float(jnp.linalg.norm(exact - short)) / size if size > 0 else 0.0
+    size = jnp.linalg.norm(exact)
+    return jnp.where(size > 0, jnp.linalg.norm(exact - short) / jnp.where(size > 0, size, 1.0), 0.0)
 
 
 def _centred(scores: jax.Array) -> jax.Array:

@@ -59,7 +59,7 @@ def describe(params: PyTree) -> Description:
     return Description(chain.input_major, (True, "bias") in roles, norm, widths)
 
 
-def convert(params: PyTree, like: PyTree) -> PyTree:
+def convert(params: PyTree, like: PyTree, *, channels: int = 1) -> PyTree:
     """Bring the parameters of a feed-forward chain into the names and layout of a model.
 
     Layers are paired by their order in the chain, whatever they are called. Dense kernels
@@ -69,12 +69,15 @@ def convert(params: PyTree, like: PyTree) -> PyTree:
     Args:
         params: a checkpoint, in either layout.
         like: the parameters of the model, or their shapes.
+        channels: of the images that the network flattens before its first map, if that is dense:
+            no parameter tells. One, as for vectors and grey images, has but one order.
 
     Returns:
         A tree like `like` with the values of `params`, in their own dtypes.
 
     Raises:
-        ValueError: if the two have different layers, with the leaf and both shapes.
+        ValueError: if the two have different layers, with the leaf and both shapes; if the inputs
+            of the first map are no images of so many channels.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -92,12 +95,22 @@ def convert(params: PyTree, like: PyTree) -> PyTree:
         )
     values: dict[str, jax.Array] = {}
     for index, (kernel, wanted) in enumerate(zip(source.kernels, target.kernels, strict=True)):
-        channels = source.kernels[index - 1].fan_out if index else None
-        flattened = index > 0 and source.kernels[index - 1].is_convolution
+        if kernel.is_convolution:
+            groups = 1
+        elif index == 0:
+            groups = channels
+        else:
+            before = source.kernels[index - 1]
+            groups = before.fan_out if before.is_convolution else 1
+        if kernel.fan_in % groups:
+            raise ValueError(
+                f"leaf {kernel.path!r} has {kernel.fan_in} inputs, which are no flattened images "
+                f"of {groups} channels: is it trained on other images?"
+            )
         moved = _move_axes(
             jnp.asarray(leaves[kernel.path]),
             kernel,
-            channels if flattened and not kernel.is_convolution else None,
+            groups,
             source.input_major,
             target.input_major,
         )
@@ -139,7 +152,7 @@ def _places(chain: Chain) -> dict[Place, Vector]:
 def _move_axes(
     leaf: jax.Array,
     kernel: Kernel,
-    channels: int | None,
+    channels: int,
     from_input_major: bool,
     to_input_major: bool,
 ) -> jax.Array:
@@ -149,8 +162,6 @@ def _move_axes(
     if kernel.is_convolution:
         ends = [kernel.axis_in, kernel.axis_out]
         return jnp.transpose(leaf, taps + ends if to_input_major else ends[::-1] + taps)
-    if channels is None:
-        return leaf.T
     positions = kernel.fan_in // channels
     if to_input_major:
         return leaf.reshape(-1, channels, positions).transpose(2, 1, 0).reshape(kernel.shape[::-1])

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors.flax
+import safetensors.numpy
 from safetensors import SafetensorError
 
 from jaxfuse.quiet import only_errors
@@ -22,7 +22,7 @@ def read(path: str | os.PathLike[str]) -> PyTree:
             checkpoint, read into nested dicts and lists.
 
     Returns:
-        The parameters as arrays, in the layout they were written in.
+        The parameters as NumPy arrays, in the layout and the dtypes they were written in.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
@@ -34,7 +34,7 @@ def read(path: str | os.PathLike[str]) -> PyTree:
     if path.is_dir():
         return _read_orbax(path)
     try:
-        return dict(safetensors.flax.load_file(path))
+        return safetensors.numpy.load_file(path)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is no readable safetensors file ({error}); give a .safetensors file or the "
@@ -48,8 +48,12 @@ def _read_orbax(path: Path) -> PyTree:
 
     try:
         with only_errors("absl"), ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(path.absolute()).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            metadata = checkpointer.metadata(path.absolute()).item_metadata
+            if metadata is None:
+                raise ValueError("nothing in it describes a tree of arrays")
+            as_numpy = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
+            )
             return checkpointer.restore(path.absolute(), restore_args=as_numpy)
     except (ValueError, KeyError, AttributeError, FileNotFoundError) as error:
         raise ValueError(f"{path} is no readable orbax checkpoint: {error}") from None

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors.flax
+import safetensors.numpy
 
 from jaxfuse.quiet import only_errors
 from jaxfuse.symmetry.tree import named_leaves
@@ -19,8 +19,9 @@ PyTree = Any
 def write(path: str | os.PathLike[str], params: PyTree, *, force: bool = False) -> None:
     """Write parameters to a safetensors file, or to an orbax folder if the path has no suffix.
 
-    The file is written beside its place and moved there when it is complete, so a kill leaves
-    either the old state or the new one.
+    What is written lies in a hidden folder beside its place until it is complete, so a failure
+    leaves what was there, and a kill leaves either the old file or the new one. A folder that is
+    replaced is moved into that hidden folder first: a kill between the two moves leaves it there.
 
     Args:
         path: where; `.safetensors` gives a safetensors file with one name per leaf, no suffix an
@@ -37,20 +38,33 @@ def write(path: str | os.PathLike[str], params: PyTree, *, force: bool = False) 
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        complete = scratch / path.name
+        complete = scratch / f"new{path.suffix}"
         if path.suffix == ".safetensors":
-            arrays = {name: jax.numpy.asarray(leaf) for name, leaf in named_leaves(params).items()}
-            safetensors.flax.save_file(arrays, complete)
+            leaves = named_leaves(params)
+            arrays = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
+            safetensors.numpy.save_file(arrays, complete)
+            complete.chmod(0o644)  # safetensors lets nobody but the owner read
         else:
             import orbax.checkpoint as ocp  # takes seconds: only those pay who write its format
 
             with only_errors("absl"), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(complete.absolute(), jax.tree.map(np.asarray, params))
-        if path.is_dir():
-            os.replace(path, scratch / "replaced")
-        os.replace(complete, path)
+        _move(complete, path, aside=scratch / "old")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _move(new: Path, path: Path, *, aside: Path) -> None:
+    """Move a complete file or folder to its place; only a file takes a file's place in one step."""
+    if not path.exists() or not (path.is_dir() or new.is_dir()):
+        os.replace(new, path)
+        return
+    os.replace(path, aside)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        os.replace(aside, path)
+        raise
 
 
 def check_writable(path: Path, *, force: bool) -> None:

@@ -43,7 +43,7 @@ class Fuse:
     )
     """How the matching is found."""
     model: Literal["mlp", "lenet", "vgg11"] | None = None
-    """Architecture; needed to evaluate, and to bring checkpoints of two layouts together."""
+    """Architecture; needed to evaluate."""
     width: float = 1.0
     """Multiplier of the model's hidden widths."""
     evaluate: str | None = None
@@ -59,11 +59,15 @@ class Fuse:
         """Fuse, write, and print what was made."""
         self._check()
         loaded = [read(path) for path in self.checkpoints]
-        loaded = self._one_layout(loaded)
         with bars(console) as progress:
             if self.evaluate is None:
                 progress.update(f"aligning {len(loaded)} networks", 0.0)
-                fused = fuse(loaded, self.weights, affinity=self.affinity, solver=self.solver)
+                fused = fuse(
+                    self._one_layout(loaded),
+                    self.weights,
+                    affinity=self.affinity,
+                    solver=self.solver,
+                )
                 progress.update(f"aligning {len(loaded)} networks", 1.0)
                 summary = None
             else:
@@ -89,6 +93,8 @@ class Fuse:
             )
         if self.evaluate is not None and self.model is None:
             raise ValueError("--evaluate needs --model (mlp, lenet or vgg11) to run the networks")
+        if self.report is not None and self.evaluate is None:
+            raise ValueError("--report needs --evaluate DATASET: there is nothing else to report")
         check_writable(self.output, force=self.force)
 
     def _one_layout(self, loaded: list[PyTree]) -> list[PyTree]:
@@ -111,7 +117,8 @@ class Fuse:
             progress=lambda done, total: progress.update("reading the data", done / total),
         )
         apply_fn, template = self._model(data, loaded[0])
-        networks = [convert(tree, template) for tree in loaded]
+        channels = data.input_shape[-1]
+        networks = [convert(tree, template, channels=channels) for tree in loaded]
         images, labels = data.test()
         comparison = compare(
             networks,
@@ -132,12 +139,15 @@ class Fuse:
                 picture, results = self.report / "barrier.png", self.report / "results.json"
                 if comparison.curves:
                     plot_barriers(comparison.curves, picture, title)
-                    console.print(f"The loss between the networks is drawn in {picture}")
+                    console.print(
+                        f"The loss between the networks is drawn in {picture}", soft_wrap=True
+                    )
                 rows = [asdict(row) for row in comparison.rows]
                 write_text(results, json.dumps({"title": title, "rows": rows}, indent=1))
                 console.print(f"All figures are in {results}", soft_wrap=True)
 
-        return convert(comparison.fused[self.affinity], loaded[0]), summary
+        fused = convert(comparison.fused[self.affinity], loaded[0], channels=channels)
+        return fused, summary
 
     def _model(self, data: Dataset, checkpoint: PyTree) -> tuple[Any, PyTree]:
         """Build the model, with the parts that the checkpoint has."""

@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
     try:
-        command.run(Console())
+        # File names are printed as they are: brackets and colons in them are no markup.
+        command.run(Console(markup=False, emoji=False))
     except (ValueError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(
             f"jaxfuse: {error}", style="red", markup=False, highlight=False

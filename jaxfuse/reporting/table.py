@@ -13,15 +13,17 @@ def comparison_table(rows: list[Row], title: str) -> Table:
         title: what was compared, on what data.
 
     Returns:
-        A rich table; the best accuracy among networks of one parent's size is bold.
+        A rich table; the best accuracy among the fused networks is bold.
     """
     table = Table(title=title, title_justify="left")
     table.add_column("network")
     for column in ("accuracy %", "loss", "loss barrier", "seconds"):
         table.add_column(column, justify="right")
-    fused = [row.accuracy for row in rows if "average" in row.name]
+    # The names of the parents are the user's own: only the beginning tells what was fused.
+    made = ("plain average", "aligned average")
+    fused = [row.accuracy for row in rows if row.name.startswith(made)]
     for row in rows:
-        best = "average" in row.name and row.accuracy == max(fused)
+        best = row.name.startswith(made) and row.accuracy == max(fused)
         table.add_row(
             row.name,
             f"{100 * row.accuracy:.2f}",
