@@ -1,5 +1,6 @@
 """`jaxfuse fuse`: K checkpoints in, one network out."""
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -8,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 import tyro
+from flax import nnx
 from rich.console import Console
 
 from jaxfuse.align import AFFINITIES
@@ -150,10 +152,11 @@ class Fuse:
         return fused, summary
 
     def _model(self, data: Dataset, checkpoint: PyTree) -> tuple[Any, PyTree]:
-        """Build the model, with the parts that the checkpoint has."""
+        """Return the function and the shapes of the model with the parts of the checkpoint."""
         assert self.model is not None
         found = describe(checkpoint)
-        module = create(
+        build = functools.partial(
+            create,
             self.model,
             input_shape=data.input_shape,
             classes=data.classes,
@@ -162,4 +165,5 @@ class Fuse:
             norm=found.norm,  # type: ignore[arg-type]
             key=jax.random.key(0),
         )
-        return functional(module)
+        # The weights come from the checkpoints: to draw others would take seconds.
+        return functional(nnx.eval_shape(build))

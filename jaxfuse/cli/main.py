@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # File names are printed as they are: brackets and colons in them are no markup.
         command.run(Console(markup=False, emoji=False))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         Console(stderr=True, soft_wrap=True).print(
             f"jaxfuse: {error}", style="red", markup=False, highlight=False
         )

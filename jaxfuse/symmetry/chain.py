@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxfuse.symmetry.spec import Symmetry, TensorAxes, is_statistic
-from jaxfuse.symmetry.tree import is_weight, named_leaves
+from jaxfuse.symmetry.tree import is_weight, leaf_name, named_leaves
 
 PyTree = Any
 _COLLECTIONS = ("params", "batch_stats")
@@ -173,7 +173,7 @@ def _kernel_axes(
 
 
 def _layouts(leaves: dict[str, tuple[int, ...]]) -> tuple[bool, ...]:
-    names = {path.rsplit("/", 1)[-1].rsplit(".", 1)[-1] for path in leaves}
+    names = {leaf_name(path) for path in leaves}
     if "kernel" in names:
         return (True,)
     return (False,) if "weight" in names else (True, False)
@@ -204,7 +204,7 @@ def _collect(
 
 def _is_vector(path: str, shape: tuple[int, ...]) -> bool:
     """Tell a per-unit leaf from a kernel: Equinox keeps the bias of a convolution as [c, 1, 1]."""
-    name = path.rsplit("/", 1)[-1]
+    name = leaf_name(path)
     return name not in ("kernel", "weight") and "bias" in name and sum(s > 1 for s in shape) <= 1
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfuse.symmetry.tree import is_weight, named_leaves
+from jaxfuse.symmetry.tree import is_weight, leaf_name, named_leaves
 
 PyTree = Any
 AxisSpec = str | None | tuple["int | str | None", ...]
@@ -129,7 +129,7 @@ _UNKNOWN = -1
 
 def is_statistic(path: str) -> bool:
     """Tell by its name whether a leaf is a running statistic."""
-    return path.rsplit("/", 1)[-1] in _STATISTICS
+    return leaf_name(path) in _STATISTICS
 
 
 def _read_axes(path: str, entries: Sequence[AxisSpec], shape: tuple[int, ...]) -> TensorAxes:
@@ -148,7 +148,7 @@ def _read_axes(path: str, entries: Sequence[AxisSpec], shape: tuple[int, ...]) -
                 edge.append(len(sizes))
             sizes.append(factor if isinstance(factor, int) else _UNKNOWN)
             groups.append(None if isinstance(factor, int) else factor)
-    name = path.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
+    name = leaf_name(path)
     if len(shape) > 2:
         carried = sum(group is not None for group in groups)
         spatial = [axis for axis, group in enumerate(groups) if group is None]

@@ -41,6 +41,16 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     return leaves
 
 
+def leaf_name(path: str) -> str:
+    """Return the last part of a path, also of PyTorch's dotted names.
+
+    Examples:
+        >>> leaf_name("fc/kernel"), leaf_name("bn1.running_mean")
+        ('kernel', 'running_mean')
+    """
+    return path.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
+
+
 def map_named(function: Callable[..., Any], tree: PyTree, *others: PyTree) -> PyTree:
     """Map `function(path, leaf, *other_leaves)` over trees of one structure."""
     return jax.tree_util.tree_map_with_path(

@@ -1,0 +1,43 @@
+import jax
+import numpy as np
+
+from jaxfuse.matching import CoordinateAscent
+from tests.matching.instances import SOLVERS, self_linked, solve
+from tests.oracles.assignment import brute_force
+
+
+def test_trace_rises_and_ends_at_the_objective(instances):
+    problems, oracles, _ = instances
+    for problem, oracle in zip(problems, oracles, strict=True):
+        for name in ("coordinate_ascent", "coordinate_ascent_random"):
+            matching = solve(SOLVERS[name], problem, jax.random.key(7))
+            start = oracle.value_at(problem.identity())
+            assert (np.diff([start, *matching.trace]) >= -1e-4).all()
+            np.testing.assert_allclose(matching.trace[-1], matching.objective, rtol=1e-5)
+            np.testing.assert_array_equal(
+                matching.trace[int(matching.iterations) :], matching.trace[-1]
+            )
+
+
+def test_no_single_group_can_improve_the_result(instances):
+    problem, oracle = instances[0][0], instances[1][0]
+    matching = solve(CoordinateAscent(), problem, jax.random.key(7))
+    for group, scores in oracle.scores(
+        {g: np.eye(len(p))[np.asarray(p)] for g, p in matching.permutations.items()}
+    ).items():
+        now = scores[np.arange(len(scores)), matching.permutations[group]].sum()
+        np.testing.assert_allclose(now, brute_force(scores), rtol=1e-4, atol=1e-4)
+
+
+def test_trace_rises_where_a_group_meets_itself():
+    for seed in range(5):
+        problem, _ = self_linked(seed)
+        matching = solve(CoordinateAscent(), problem, jax.random.key(7))
+        assert (np.diff(matching.trace) >= -1e-5).all()
+
+
+def test_sweep_limit_is_kept(instances):
+    solver = CoordinateAscent(max_sweeps=1)
+    matching = solve(solver, instances[0][0], jax.random.key(7))
+    assert matching.trace.shape == (1,)
+    assert matching.iterations == 1

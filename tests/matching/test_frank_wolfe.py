@@ -1,0 +1,62 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfuse.assignment import hungarian
+from jaxfuse.matching import FrankWolfe
+from tests.matching.instances import self_linked
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def walk(solver, problem):
+    return solver.walk(problem, problem.barycentre())
+
+
+@pytest.fixture(scope="module", params=["residual", "self_linked"])
+def case(request, instances):
+    return self_linked(1) if request.param == "self_linked" else (instances[0][1], instances[1][1])
+
+
+def test_step_is_the_best_of_a_dense_grid(case):
+    problem, oracle = case
+    first = walk(FrankWolfe(max_iterations=1), problem)
+    start = {g: np.full((n, n), 1 / n) for g, n in problem.sizes.items()}
+    slope = oracle.scores(start)
+    corner = {
+        g: np.eye(len(s))[np.asarray(hungarian(np.float32(s)).columns)] for g, s in slope.items()
+    }
+    grid = [
+        oracle.value({g: (1 - t) * start[g] + t * corner[g] for g in start})
+        for t in np.linspace(0, 1, 1001)
+    ]
+    np.testing.assert_allclose(first.objective, max(grid), rtol=1e-4)
+    np.testing.assert_allclose(oracle.value(first.point), max(grid), rtol=1e-4)
+    np.testing.assert_allclose(first.best_objective, oracle.value(corner), rtol=1e-4)
+
+
+def test_slope_and_objective_are_those_of_the_point(case):
+    problem, oracle = case
+    last = walk(FrankWolfe(), problem)
+    assert last.iteration > 1
+    np.testing.assert_allclose(last.objective, oracle.value(last.point), rtol=1e-4)
+    for group, want in oracle.scores(last.point).items():
+        np.testing.assert_allclose(last.slope[group], want, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(jnp.sum(last.point[group], axis=0), 1.0, rtol=1e-5)
+        np.testing.assert_allclose(jnp.sum(last.point[group], axis=1), 1.0, rtol=1e-5)
+        assert (last.point[group] >= 0).all()
+
+
+def test_trace_rises(case):
+    problem, _ = case
+    last = walk(FrankWolfe(), problem)
+    assert (np.diff(last.trace) >= -1e-5).all()
+    np.testing.assert_allclose(last.trace[-1], last.objective)
+
+
+def test_best_corner_is_the_one_it_says(case):
+    problem, oracle = case
+    last = walk(FrankWolfe(), problem)
+    np.testing.assert_allclose(last.best_objective, oracle.value_at(last.best), rtol=1e-4)

@@ -1,0 +1,98 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfuse.matching import GraduatedAssignment, Problem
+from jaxfuse.matching.graduated_assignment import double_centred, noise_scale, reaction
+from tests.matching.instances import residual_network, residual_problem, self_linked
+from tests.oracles import affinity
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def anneal(solver, problem):
+    return solver.anneal(problem, problem.barycentre())
+
+
+@jax.jit
+def second_moments(problem):
+    return [block.second_moment() for block in problem.blocks]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0])
+def test_trace_is_the_objective_of_the_soft_matching(instances, share):
+    solver = GraduatedAssignment(reaction=share)
+    for problem, oracle in (
+        (instances[0][2], instances[1][2]),
+        self_linked(2),
+    ):
+        soft, trace = anneal(solver, problem)
+        np.testing.assert_allclose(trace[-1], oracle.value(soft), rtol=1e-4)
+        assert trace.shape == (solver.steps * solver.sweeps,)
+
+
+def test_soft_matching_is_doubly_stochastic_and_hardens(instances):
+    for problem in instances[0]:
+        warm, _ = anneal(GraduatedAssignment(steps=1), problem)
+        cold, _ = anneal(GraduatedAssignment(), problem)
+        for group in problem.sizes:
+            assert (cold[group] >= 0).all()
+            np.testing.assert_allclose(jnp.sum(cold[group], axis=0), 1.0, atol=1e-4)
+            np.testing.assert_allclose(jnp.sum(warm[group], axis=1), 1.0, atol=1e-2)
+            peaks = [jnp.mean(jnp.max(soft[group], axis=0)) for soft in (warm, cold)]
+            assert peaks[1] > peaks[0]
+
+
+def test_noise_scale_is_the_deviation_of_unrelated_scores():
+    params, symmetry = residual_network(0, stream=30, inner=40)
+    other, _ = residual_network(1, stream=30, inner=40)
+    problem = residual_problem(params, other, symmetry)
+    moments = second_moments(problem)
+    rng = np.random.default_rng(0)
+    hard = {g: jnp.asarray(rng.permutation(n)) for g, n in problem.sizes.items()}
+    scores = jax.jit(Problem.scores_at)(problem, hard)
+    for group, scale in noise_scale(problem, moments).items():
+        np.testing.assert_allclose(scale, np.std(double_centred(scores[group])), rtol=0.15)
+
+
+def test_scale_of_the_weights_does_not_matter():
+    (params, symmetry), (other, _) = residual_network(0), residual_network(1)
+    large = jax.tree.map(lambda leaf: 100 * leaf, params)
+    first, _ = anneal(GraduatedAssignment(), residual_problem(params, other, symmetry))
+    second, _ = anneal(GraduatedAssignment(), residual_problem(large, other, symmetry))
+    for group in first:
+        np.testing.assert_allclose(first[group], second[group], atol=1e-3)
+
+
+def test_reaction_term_is_its_published_sum(instances):
+    # The squared affinity is replaced by a product of energies; put that product in the sum.
+    problem = instances[0][0]
+    moments = second_moments(problem)
+    rng = np.random.default_rng(0)
+    soft = {
+        g: jnp.asarray(rng.dirichlet(np.ones(n), n), jnp.float32) for g, n in problem.sizes.items()
+    }
+    tau = {g: jnp.float32(0.3 + i) for i, g in enumerate(problem.sizes)}
+    want = {g: np.zeros((n, n)) for g, n in problem.sizes.items()}
+    for (g, h), moment in zip(problem.links, moments, strict=True):
+        scale, *energies = (np.float64(part) for part in moment)
+        squares = scale * np.einsum("i,a,j,b->iajb", *energies)
+        answer = {k: np.float64(soft[k] * (1 - soft[k]) / tau[k]) for k in (g, h)}
+        want[h] += affinity.column_scores(squares, answer[g]) * np.float64(soft[h])
+        want[g] += affinity.row_scores(squares, answer[h]) * np.float64(soft[g])
+    for group, got in reaction(problem, moments, soft, tau).items():
+        np.testing.assert_allclose(got, want[group], rtol=1e-4, atol=1e-5)
+
+
+def test_double_centred_has_no_means(key):
+    centred = double_centred(jax.random.normal(key, (2, 5, 5)) + 3.0)
+    np.testing.assert_allclose(jnp.mean(centred, axis=1), 0.0, atol=1e-6)
+    np.testing.assert_allclose(jnp.mean(centred, axis=2), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperatures", [(0.0, 0.0), (0.1, 1.0), (1.0, -1.0)])
+def test_temperature_must_fall_and_stay_positive(temperatures):
+    with pytest.raises(ValueError, match="temperature must fall"):
+        GraduatedAssignment(*temperatures)

@@ -1,0 +1,162 @@
+"""The matching objective against its oracle, autodiff and finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxfuse.affinity import Gaussian, Linear
+from jaxfuse.matching import Problem, build_problem
+from jaxfuse.symmetry import Symmetry, infer_chain
+from tests.matching.instances import residual_network, residual_objective, self_linked
+from tests.oracles import affinity
+from tests.oracles.matching import chain_objective
+
+
+def soft(problem, seed):
+    rng = np.random.default_rng(seed)
+    return {g: jnp.asarray(rng.random((n, n)), jnp.float32) for g, n in problem.sizes.items()}
+
+
+def hard(problem, seed):
+    rng = np.random.default_rng(seed)
+    return {g: jnp.asarray(rng.permutation(n), jnp.int32) for g, n in problem.sizes.items()}
+
+
+def one_hot(permutations):
+    return {g: jax.nn.one_hot(p, len(p)) for g, p in permutations.items()}
+
+
+objective = jax.jit(Problem.objective)
+scores = jax.jit(Problem.scores)
+objective_at = jax.jit(Problem.objective_at)
+scores_at = jax.jit(Problem.scores_at)
+
+
+@pytest.fixture(scope="module", params=["residual", "self_linked"])
+def case(request, instances):
+    if request.param == "self_linked":
+        return self_linked(0)
+    problems, oracles, _ = instances
+    return problems[0], oracles[0]
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 2**31))
+def test_soft_objective_and_scores_match_the_oracle(case, seed):
+    problem, oracle = case
+    matching = soft(problem, seed)
+    np.testing.assert_allclose(objective(problem, matching), oracle.value(matching), 2e-5, 1e-4)
+    for group, want in oracle.scores(matching).items():
+        got = scores(problem, matching)[group]
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 2**31))
+def test_hard_objective_and_scores_match_one_hot_matrices(case, seed):
+    problem, oracle = case
+    permutations = hard(problem, seed)
+    value = objective_at(problem, permutations)
+    np.testing.assert_allclose(value, oracle.value_at(permutations), rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(value, oracle.value(one_hot(permutations)), rtol=2e-5, atol=1e-5)
+    for group, want in oracle.scores(one_hot(permutations)).items():
+        got = scores_at(problem, permutations)[group]
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+def test_scores_are_the_finite_differences_of_the_objective(case):
+    problem, oracle = case
+    matching = soft(problem, 1)
+    for group, got in scores(problem, matching).items():
+        for i, j in ((0, 0), (2, 1)):
+            ends = []
+            for step in (0.5, -0.5):
+                moved = {g: np.array(p, np.float64) for g, p in matching.items()}
+                moved[group][i, j] += step
+                ends.append(oracle.value(moved))
+            # Central differences of a quadratic are exact at any step.
+            np.testing.assert_allclose(got[i, j], ends[0] - ends[1], rtol=1e-4, atol=1e-4)
+
+
+def test_scores_of_some_groups_only(instances):
+    problem = instances[0][0]
+    matching = soft(problem, 2)
+    part = problem.scores(matching, ["h0"])
+    assert list(part) == ["h0"]
+    np.testing.assert_allclose(part["h0"], scores(problem, matching)["h0"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("affinity_kind", "kernel"),
+    [
+        (Linear(), affinity.linear),
+        (Gaussian(4.0, rank=32), lambda a, b: affinity.gaussian(a, b, 4.0)),
+    ],
+    ids=["linear", "gaussian"],
+)
+def test_chain_from_parameters_to_objective(affinity_kind, kernel):
+    rng = np.random.default_rng(0)
+    shapes = [(3, 5), (5, 4), (4, 2)]
+    a, b = ([np.float32(rng.standard_normal(s)) for s in shapes] for _ in range(2))
+    problem = jax.jit(build_problem, static_argnums=(2, 3))(a, b, infer_chain(a), affinity_kind)
+    oracle = chain_objective(a, b, kernel)
+    permutations = hard(problem, 3)
+    np.testing.assert_allclose(
+        objective_at(problem, permutations), oracle.value_at(permutations), rtol=1e-4
+    )
+
+
+def test_linear_objective_is_the_distance_of_the_weights():
+    # |A - PB|^2 = |A|^2 + |B|^2 - 2 J.
+    (a, symmetry), (b, _) = residual_network(0), residual_network(1)
+    problem = build_problem(a, b, symmetry, Linear())
+    distance = sum(float(jnp.sum((a[k] - b[k]) ** 2)) for k in a)
+    norms = sum(float(jnp.sum(a[k] ** 2) + jnp.sum(b[k] ** 2)) for k in a)
+    got = norms - 2 * problem.objective_at(problem.identity())
+    np.testing.assert_allclose(got, distance, rtol=1e-5)
+    np.testing.assert_allclose(
+        residual_objective(a, b).value_at(problem.identity()), (norms - distance) / 2, rtol=1e-5
+    )
+
+
+def test_statistics_do_not_enter_the_objective():
+    params = {"kernel": jnp.ones((2, 3)), "mean": jnp.arange(3.0)}
+    symmetry = Symmetry.from_axes({"kernel": (None, "h"), "mean": ("h",)}, params)
+    other = {**params, "mean": 5 * params["mean"]}
+    problems = [build_problem(params, p, symmetry, Linear()) for p in (params, other)]
+    np.testing.assert_array_equal(problems[0].nodes["h"], problems[1].nodes["h"])
+
+
+def test_half_precision_is_matched_in_float32():
+    params, symmetry = residual_network(0)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    problem = build_problem(half, half, symmetry, Linear())
+    assert {leaf.dtype for leaf in jax.tree.leaves(problem)} == {jnp.dtype("float32")}
+
+
+@settings(deadline=None, max_examples=30)
+@given(links=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=10))
+def test_colours_part_the_groups_and_no_class_holds_a_link(links):
+    nodes = {f"g{i}": np.zeros((2, 2)) for i in range(5)}
+    named = tuple((f"g{i}", f"g{j}") for i, j in links)
+    classes = Problem(nodes, (), named).colours()
+    assert sorted(g for members in classes for g in members) == sorted(nodes)
+    for members in classes:
+        assert not any(g != h and g in members and h in members for g, h in named)
+
+
+def test_chains_need_two_colours():
+    nodes = {f"g{i}": np.zeros((2, 2)) for i in range(5)}
+    links = tuple((f"g{i}", f"g{i + 1}") for i in range(4))
+    assert Problem(nodes, (), links).colours() == (("g0", "g2", "g4"), ("g1", "g3"))
+
+
+def test_barycentre_and_identity(instances):
+    problem = instances[0][0]
+    assert problem.sizes == {"r": 4, "h0": 3}
+    for group, n in problem.sizes.items():
+        np.testing.assert_allclose(problem.barycentre()[group], np.full((n, n), 1 / n))
+        np.testing.assert_array_equal(problem.identity()[group], np.arange(n))
