@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxfuse.symmetry.chain import Chain, Kernel, Vector, read_chain
+from jaxfuse.symmetry.chain import Chain, read_chain
+from jaxfuse.symmetry.layers import Kernel, Vector
 from jaxfuse.symmetry.tree import map_named, named_leaves
 
 PyTree = Any

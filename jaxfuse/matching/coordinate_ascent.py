@@ -53,7 +53,7 @@ class CoordinateAscent:
         permutations = problem.identity() if start is None else assign(start)
         ascent = self.ascend(problem, permutations, key)
         permutations, objective, status = keep_better(
-            problem, ascent.permutations, ascent.objective
+            problem, ascent.permutations, ascent.objective, ~ascent.gained
         )
         return Matching(permutations, objective, status, ascent.trace, ascent.sweep)
 

@@ -56,7 +56,7 @@ class FrankWolfe:
         best = select(ahead, rounded, walk.best)
         ascent = self.polish.ascend(problem, best)
         permutations, objective, status = keep_better(
-            problem, ascent.permutations, ascent.objective
+            problem, ascent.permutations, ascent.objective, ~ascent.gained
         )
         return Matching(permutations, objective, status, walk.trace, walk.iteration)
 

@@ -76,7 +76,9 @@ class GraduatedAssignment:
         """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
         cooled, trace = self.anneal(problem, problem.barycentre() if start is None else dict(start))
         ascent = self.polish.ascend(problem, assign(cooled))
-        permutations, objective, status = keep_better(problem, ascent.permutations, ascent.objective)
+        permutations, objective, status = keep_better(
+            problem, ascent.permutations, ascent.objective, ~ascent.gained
+        )
         return Matching(permutations, objective, status, trace, jnp.int32(len(trace)))
 
     def anneal(self, problem: Problem, matching: Scores) -> tuple[Scores, jax.Array]:

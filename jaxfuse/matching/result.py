@@ -52,16 +52,18 @@ class Solver(Protocol):
 
 
 def keep_better(
-    problem: Problem, permutations: Permutations, objective: jax.Array
+    problem: Problem, permutations: Permutations, objective: jax.Array, finished: jax.Array
 ) -> tuple[Permutations, jax.Array, jax.Array]:
     """Return the better of a matching and the identity, its objective, and the status.
 
-    The identity wins ties: a pair that is aligned already is left as it is.
+    The identity wins ties: a pair that is aligned already is left as it is. A solver that has not
+    finished was stopped by its limit.
     """
     identity = problem.identity()
     at_identity = problem.objective_at(identity)
     aligned = at_identity >= objective
-    status = jnp.where(aligned, Status.ALREADY_ALIGNED, Status.CONVERGED).astype(jnp.int32)
+    stopped = jnp.where(finished, Status.CONVERGED, Status.NOT_CONVERGED)
+    status = jnp.where(aligned, Status.ALREADY_ALIGNED, stopped).astype(jnp.int32)
     return (
         select(aligned, identity, permutations),
         jnp.where(aligned, at_identity, objective),

@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxfuse.status import is_concrete
 from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import map_named
 
@@ -23,7 +25,8 @@ def permute(params: PyTree, symmetry: Symmetry, permutations: Mapping[str, jax.A
         permutations: per group an int32 `[n]` permutation; groups that are missing stay.
 
     Returns:
-        Parameters of the same structure, shapes and dtypes.
+        Parameters of the same structure, shapes and dtypes; NumPy arrays stay NumPy arrays
+        outside jit.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -39,11 +42,14 @@ def permute(params: PyTree, symmetry: Symmetry, permutations: Mapping[str, jax.A
         if path not in tensors:
             return leaf
         tensor = tensors[path]
-        viewed = jnp.reshape(leaf, tensor.shape)
+        # NumPy on NumPy keeps float64, which JAX would round.
+        host = isinstance(leaf, np.ndarray) and is_concrete(*permutations.values())
+        xp = np if host else jnp
+        viewed = xp.reshape(leaf, tensor.shape)
         for axis, group in enumerate(tensor.groups):
             if group is not None and group in permutations:
-                viewed = jnp.take(viewed, permutations[group], axis=axis)
-        return jnp.reshape(viewed, jnp.shape(leaf))
+                viewed = xp.take(viewed, xp.asarray(permutations[group]), axis=axis)
+        return xp.reshape(viewed, leaf.shape)
 
     return map_named(reorder, params)
 
