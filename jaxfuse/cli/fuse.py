@@ -48,6 +48,9 @@ class Fuse:
     """Architecture; needed to evaluate."""
     width: float = 1.0
     """Multiplier of the model's hidden widths."""
+    norm: Literal["batch", "layer", "group"] | None = None
+    """Normalisation of the model. By default batch or layer, by what the first checkpoint holds;
+    group must be named, as its parameters look like those of layer."""
     evaluate: str | None = None
     """Dataset to evaluate on: digits, mnist, cifar10, or another TFDS dataset."""
     data_dir: Path | None = None
@@ -162,7 +165,7 @@ class Fuse:
             classes=data.classes,
             width=self.width,
             bias=found.bias,
-            norm=found.norm,  # type: ignore[arg-type]
+            norm=self.norm or found.norm,  # type: ignore[arg-type]
             key=jax.random.key(0),
         )
         # The weights come from the checkpoints: to draw others would take seconds.
