@@ -52,10 +52,8 @@ class CoordinateAscent:
             raise ValueError("CoordinateAscent(order='random') needs key=jax.random.key(seed)")
         permutations = problem.identity() if start is None else assign(start)
         ascent = self.ascend(problem, permutations, key)
-        permutations, objective, status = keep_better(
-            problem, ascent.permutations, ascent.objective, ~ascent.gained
-        )
-        return Matching(permutations, objective, status, ascent.trace, ascent.sweep)
+        kept = keep_better(problem, ascent.permutations, ascent.objective, ~ascent.gained)
+        return Matching(*kept, ascent.trace, ascent.sweep)
 
     def ascend(
         self, problem: Problem, permutations: Permutations, key: jax.Array | None = None
@@ -126,3 +124,20 @@ class Ascent(NamedTuple):
     trace: jax.Array
     sweep: jax.Array
     gained: jax.Array
+
+
+def finish(
+    problem: Problem,
+    permutations: Permutations,
+    objective: jax.Array,
+    polish: CoordinateAscent | None,
+    trace: jax.Array,
+    iterations: jax.Array,
+) -> Matching:
+    """Polish a matching, if asked to, and put it up against the identity."""
+    finished = jnp.bool_(True)
+    if polish is not None:
+        ascent = polish.ascend(problem, permutations)
+        permutations, objective, finished = ascent.permutations, ascent.objective, ~ascent.gained
+    permutations, objective, status = keep_better(problem, permutations, objective, finished)
+    return Matching(permutations, objective, status, trace, iterations)

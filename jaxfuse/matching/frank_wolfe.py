@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxfuse.matching.coordinate_ascent import CoordinateAscent
+from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
 from jaxfuse.matching.problem import Permutations, Problem, Scores, inner
 from jaxfuse.matching.projection import assign
-from jaxfuse.matching.result import Matching, keep_better, select
+from jaxfuse.matching.result import Matching, select
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FrankWolfe:
     Attributes:
         max_iterations: most steps; 10 to 30 are taken on trained networks.
         tolerance: relative gain of the objective below which the walk ends.
-        polish: the ascent that follows.
+        polish: the ascent that follows; None leaves the best permutation as it is.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -40,7 +40,7 @@ class FrankWolfe:
 
     max_iterations: int = 40
     tolerance: float = 3e-4
-    polish: CoordinateAscent = CoordinateAscent()
+    polish: CoordinateAscent | None = CoordinateAscent()
 
     def solve(
         self,
@@ -54,11 +54,8 @@ class FrankWolfe:
         value = problem.objective_at(rounded)
         ahead = value > walk.best_objective
         best = select(ahead, rounded, walk.best)
-        ascent = self.polish.ascend(problem, best)
-        permutations, objective, status = keep_better(
-            problem, ascent.permutations, ascent.objective, ~ascent.gained
-        )
-        return Matching(permutations, objective, status, walk.trace, walk.iteration)
+        value = jnp.maximum(value, walk.best_objective)
+        return finish(problem, best, value, self.polish, walk.trace, walk.iteration)
 
     def walk(self, problem: Problem, point: Scores) -> "Walk":
         """Run the iteration from a doubly stochastic point; no rounding, no polish."""

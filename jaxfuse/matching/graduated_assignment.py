@@ -11,10 +11,10 @@ from jax import lax
 
 from jaxfuse.affinity.block import SecondMoment
 from jaxfuse.assignment import Potentials
-from jaxfuse.matching.coordinate_ascent import CoordinateAscent
+from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
 from jaxfuse.matching.problem import Problem, Scores, inner
 from jaxfuse.matching.projection import assign, soften
-from jaxfuse.matching.result import Matching, keep_better
+from jaxfuse.matching.result import Matching
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class GraduatedAssignment:
         sweeps: updates of all groups at each temperature.
         sinkhorn_iterations: of every projection, warm-started from the last one's potentials.
         reaction: share of the reaction term, 0 to 1.
-        polish: the ascent that follows from the rounded matching.
+        polish: the ascent that follows from the rounded matching; None leaves it as it is.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -58,7 +58,7 @@ class GraduatedAssignment:
     sweeps: int = 1
     sinkhorn_iterations: int = 20
     reaction: float = 1.0
-    polish: CoordinateAscent = CoordinateAscent()
+    polish: CoordinateAscent | None = CoordinateAscent()
 
     def __post_init__(self) -> None:
         if not 0 < self.tau_stop <= self.tau_start:
@@ -75,11 +75,9 @@ class GraduatedAssignment:
     ) -> Matching:
         """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
         cooled, trace = self.anneal(problem, problem.barycentre() if start is None else dict(start))
-        ascent = self.polish.ascend(problem, assign(cooled))
-        permutations, objective, status = keep_better(
-            problem, ascent.permutations, ascent.objective, ~ascent.gained
-        )
-        return Matching(permutations, objective, status, trace, jnp.int32(len(trace)))
+        rounded = assign(cooled)
+        value = problem.objective_at(rounded)
+        return finish(problem, rounded, value, self.polish, trace, jnp.int32(len(trace)))
 
     def anneal(self, problem: Problem, matching: Scores) -> tuple[Scores, jax.Array]:
         """Return the soft matching at the last temperature, and J after every update.
