@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -137,6 +138,7 @@ def build_problem(
             continue
         edges_a = edges(leaves_a[tensor.path], tensor)
         edges_b = edges(leaves_b[tensor.path], tensor)
+        chex.assert_equal_shape([edges_a, edges_b])
         groups = [group for group in tensor.groups if group is not None]
         if len(groups) == 1:
             nodes[groups[0]] = nodes[groups[0]] + affinity.node_scores(edges_a, edges_b)
