@@ -53,7 +53,7 @@ def test_map_named_gives_the_path():
         (1.0, False),
         ("relu", False),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_is_weight(leaf, want):
     assert is_weight(leaf) is want
