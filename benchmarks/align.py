@@ -152,13 +152,13 @@ def limited(solver: Solver, limit: int) -> Solver:
     if isinstance(solver, CoordinateAscent):
         return replace(solver, max_sweeps=limit)
     if isinstance(solver, Portfolio):
-        return replace(solver, solvers=tuple(limited(member, limit) for member in solver.solvers))
+        members = tuple(limited(member, limit) for member in solver.solvers)
+        return replace(solver, solvers=members, polish=None)
     if not isinstance(solver, FrankWolfe | GraduatedAssignment):
         raise TypeError(f"{solver} has no known iteration limit")
-    unpolished = replace(solver.polish, max_sweeps=0)
     if isinstance(solver, FrankWolfe):
-        return replace(solver, max_iterations=limit, polish=unpolished)
-    return replace(solver, steps=min(limit, solver.steps), polish=unpolished)
+        return replace(solver, max_iterations=limit, polish=None)
+    return replace(solver, steps=min(limit, solver.steps), polish=None)
 
 
 def reach(pair: Pair, solver: Solver, target: float, repeats: int) -> dict[str, Any] | None:

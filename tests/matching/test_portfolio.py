@@ -7,7 +7,6 @@ import pytest
 from jaxfuse.matching import Matching, Portfolio, Problem
 from jaxfuse.status import Status
 
-
 FIRST, SECOND = (1, 2, 0), (2, 0, 1)
 
 
