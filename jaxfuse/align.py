@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxfuse.affinity import Affinity, ExactGaussian, Gaussian, Linear
-from jaxfuse.affinity.rank import resolve_rank
 from jaxfuse.matching import (
     CoordinateAscent,
     FrankWolfe,
@@ -18,6 +17,7 @@ from jaxfuse.matching import (
     Solver,
     build_problem,
 )
+from jaxfuse.matching.problem import Backend
 from jaxfuse.status import Status, is_concrete
 from jaxfuse.symmetry import Symmetry, infer_chain, permute
 from jaxfuse.symmetry.tree import check_same_trees, is_weight, map_named, named_leaves
@@ -63,13 +63,18 @@ def align_params(
     symmetry: Symmetry | None = None,
     affinity: Affinity | str = "linear",
     solver: Solver | str = "portfolio",
+    backend: Backend = "auto",
     key: jax.Array | None = None,
 ) -> Alignment:
     """Reorder the units of network B to match those of network A.
 
-    B computes the same function afterwards. The call works as it is, under `jax.jit`, `jax.vmap`
-    (over either argument or both) and inside `jax.lax.scan`, with the same answer; outside jit it
-    compiles once per model and looks at the values.
+    B computes the same function afterwards, provided that the symmetry is the network's own: one
+    that is read off the tree is right if the network is the chain it looks like, and
+    `jaxfuse.verify` proves it. The call works as it is, under `jax.jit`, `jax.vmap` (over either
+    argument or both) and inside `jax.lax.scan`, with the same answer; outside jit it compiles once
+    per model and looks at the values. Under `jit` settings are passed as instances
+    (`solver=jaxfuse.FrankWolfe()`), which are static, and names by `functools.partial`. A tree
+    with leaves that are no arrays, such as an Equinox module, needs `eqx.filter_jit` there.
 
     Args:
         params_a: the reference: a Linen dict, an NNX state, an Equinox module, nested dicts or
@@ -83,6 +88,8 @@ def align_params(
         solver: how the matching is found: "portfolio" (measured best: Frank-Wolfe, and graduated
             assignment where that is clearly better), "frank_wolfe", "graduated_assignment",
             "coordinate_ascent", or an instance with its own settings.
+        backend: who solves assignments, as in `jaxfuse.hungarian`: "auto" is SciPy on the host,
+            "jax" stays on the device, for `jax.export` and programs without callbacks.
         key: source of randomness, for solvers that use it.
 
     Returns:
@@ -116,9 +123,7 @@ def align_params(
     if concrete:
         _raise_non_finite(weights_a, "params_a")
         _raise_non_finite(weights_b, "params_b")
-        if isinstance(affinity, Gaussian):
-            affinity = resolve_rank(affinity, weights_a, weights_b, symmetry)
-    matching = _match(weights_a, weights_b, key, symmetry, affinity, solver)
+    matching = _match(weights_a, weights_b, key, symmetry, affinity, solver, backend)
     moved = permute(weights_b, symmetry, matching.permutations)
     params = map_named(lambda path, leaf: moved.get(path, leaf), params_b)
     return Alignment(
@@ -126,7 +131,7 @@ def align_params(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("symmetry", "affinity", "solver"))
+@functools.partial(jax.jit, static_argnames=("symmetry", "affinity", "solver", "backend"))
 def _match(
     weights_a: Named,
     weights_b: Named,
@@ -134,6 +139,7 @@ def _match(
     symmetry: Symmetry,
     affinity: Affinity,
     solver: Solver,
+    backend: Backend,
 ) -> Matching:
     finite = jnp.bool_(True)
     for weights in (weights_a, weights_b):
@@ -143,7 +149,7 @@ def _match(
     clean_a, clean_b = jax.tree.map(
         lambda leaf: jax.lax.stop_gradient(jnp.where(finite, leaf, 0)), (weights_a, weights_b)
     )
-    problem = build_problem(clean_a, clean_b, symmetry, affinity)
+    problem = build_problem(clean_a, clean_b, symmetry, affinity, backend)
     identity = problem.identity()
     if not identity:
         aligned = jnp.int32(Status.ALREADY_ALIGNED)
@@ -164,6 +170,8 @@ Choice = TypeVar("Choice")
 
 def _resolve(what: str, choice: Choice | str, table: Mapping[str, Choice]) -> Choice:
     if not isinstance(choice, str):
+        if isinstance(choice, type):
+            raise ValueError(f"{what}={choice.__name__} is a class: pass {choice.__name__}()")
         return choice
     if choice not in table:
         raise ValueError(f"{what}={choice!r} is none of {list(table)}, and no instance of its own")

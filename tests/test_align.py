@@ -1,5 +1,6 @@
 """Aligning whole networks: the promises of the public call."""
 
+import functools
 import itertools
 
 import chex
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from jaxfuse import (
     CoordinateAscent,
     ExactGaussian,
+    FrankWolfe,
+    Linear,
     Symmetry,
     align_params,
     infer_chain,
@@ -227,7 +230,7 @@ def integers(tree):
         ),
         (renamed, "leaf 'fc2/bias' is in params_a and not in params_b"),
         (lambda b: [b], "not the same kind of network"),
-        (integers, "leaf 'fc0/bias' carries a group, and is no array of real numbers"),
+        (integers, "leaf 'fc0/kernel' carries a group, and is no array of real numbers"),
     ],
     ids=["widths", "names", "containers", "integers"],
 )
@@ -253,6 +256,29 @@ def test_symmetry_of_another_model_is_refused():
 def test_unknown_names_are_refused_with_the_known_ones(argument):
     with pytest.raises(ValueError, match=rf"{argument}='best' is none of \['"):
         align_params(network(0), network(1), **{argument: "best"})
+
+
+def test_a_class_in_place_of_settings_is_refused():
+    with pytest.raises(ValueError, match=r"pass FrankWolfe\(\)"):
+        align_params(network(0), network(1), solver=FrankWolfe)
+
+
+def test_settings_are_static_under_jit(pairs):
+    reference, other = pairs[0][0], pairs[1][0]
+    got = jax.jit(align_params)(
+        reference, other, solver=CoordinateAscent(), affinity=Linear(), symmetry=infer_chain(other)
+    )
+    want = align_params(reference, other, solver=CoordinateAscent())
+    chex.assert_trees_all_equal(got.permutations, want.permutations)
+
+
+def test_alignment_without_callbacks_can_be_exported(pairs):
+    reference, other = pairs[0][0], pairs[1][0]
+    align = functools.partial(align_params, solver=FrankWolfe(), backend="jax")
+    exported = jax.export.export(jax.jit(align))(reference, other)
+    assert "xla_ffi_python" not in exported.mlir_module()
+    want = align_params(reference, other, solver=FrankWolfe())
+    np.testing.assert_allclose(exported.call(reference, other).objective, want.objective, rtol=1e-5)
 
 
 def test_random_order_without_a_key_is_refused():

@@ -5,6 +5,7 @@ from jaxfuse.affinity.edges import edges
 from jaxfuse.affinity.exact_gaussian import ExactGaussian
 from jaxfuse.affinity.gaussian import Gaussian
 from jaxfuse.affinity.linear import Linear
+from jaxfuse.affinity.rank import resolve_rank
 
 __all__ = [
     "Affinity",
@@ -15,4 +16,5 @@ __all__ = [
     "Linear",
     "SecondMoment",
     "edges",
+    "resolve_rank",
 ]

@@ -95,18 +95,19 @@ class FeatureBlock:
 
     def value_at(self, p: jax.Array, q: jax.Array) -> jax.Array:
         """Return J at two permutations, int32 `[n]` and `[m]`."""
-        return jnp.sum(self.a * self.b[p][:, :, q])
+        rows = jnp.take(self.b, p, axis=0, mode="clip")
+        return jnp.sum(self.a * jnp.take(rows, q, axis=2, mode="clip"))
 
     def row_scores(self, q: jax.Array) -> jax.Array:
         """Return dJ/dP `[n, n]` where Q is a permutation, int32 `[m]`."""
         n, r, m = self.a.shape
-        moved = jnp.take(self.b, q, axis=2)
+        moved = jnp.take(self.b, q, axis=2, mode="clip")
         return jnp.dot(self.a.reshape(n, r * m), moved.reshape(n, r * m).T, precision=HIGHEST)
 
     def column_scores(self, p: jax.Array) -> jax.Array:
         """Return dJ/dQ `[m, m]` where P is a permutation, int32 `[n]`."""
         n, r, m = self.a.shape
-        moved = jnp.take(self.b, p, axis=0)
+        moved = jnp.take(self.b, p, axis=0, mode="clip")
         return jnp.dot(self.a.reshape(n * r, m).T, moved.reshape(n * r, m), precision=HIGHEST)
 
     def second_moment(self) -> SecondMoment:
@@ -118,11 +119,23 @@ class FeatureBlock:
 
 
 def _moments(features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the covariance of features `[n, r, m]` and the relative energy of rows and columns."""
-    n, _, m = features.shape
-    centred = features - jnp.mean(features, axis=(0, 2), keepdims=True)
-    covariance = jnp.einsum("irj,isj->rs", centred, centred, precision=HIGHEST) / (n * m)
-    energy = jnp.sum(jnp.square(centred), axis=1)
-    mean = jnp.mean(energy)
-    energy = energy / jnp.where(mean > 0, mean, 1.0)
+    """Return the covariance of features `[n, r, m]` and the relative energy of rows and columns.
+
+    The covariance is that of the edges between at most 128 even units a side, so that no copy of
+    the features is made.
+    """
+    rows, columns = (_every(size) for size in (features.shape[0], features.shape[2]))
+    sample = features[::rows, :, ::columns]
+    mean = jnp.mean(sample, axis=(0, 2))
+    sample = sample - mean[None, :, None]
+    count = sample.shape[0] * sample.shape[2]
+    covariance = jnp.einsum("irj,isj->rs", sample, sample, precision=HIGHEST) / count
+    energy = jax.lax.map(lambda row: jnp.sum(jnp.square(row - mean[:, None]), axis=0), features)
+    total = jnp.mean(energy)
+    energy = energy / jnp.where(total > 0, total, 1.0)
     return covariance, jnp.mean(energy, axis=1), jnp.mean(energy, axis=0)
+
+
+def _every(size: int) -> int:
+    """Return the stride that leaves at most 128 of `size` units."""
+    return -(-size // 128)

@@ -47,6 +47,7 @@ class ExactGaussianBlock:
         return SecondMoment(scale, jnp.ones(n), jnp.ones(m), jnp.ones(n), jnp.ones(m))
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class ExactGaussian:
     """The kernel k(x, y) = exp(-|x - y|^2 / sigma) without approximation, in O(n^2 m^2) time.

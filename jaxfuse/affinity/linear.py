@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxfuse.affinity.block import HIGHEST, FeatureBlock
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Linear:
     """The kernel k(x, y) = <x, y>, whose objective is Git Re-Basin's weight matching.

@@ -22,34 +22,36 @@ def resolve_rank(
     weights_a: Mapping[str, jax.Array],
     weights_b: Mapping[str, jax.Array],
     symmetry: Symmetry,
+    tolerance: float = 0.01,
 ) -> Gaussian:
-    """Return the affinity with the smallest rank that keeps its tolerance on every tensor.
+    """Return the affinity with the fewest features that keep a tolerance on every tensor.
 
     The error is measured on the edges between at most 48 units of each group, spread evenly, with
-    both kernels at the same bandwidth.
+    both kernels at the same bandwidth. Looks at values, so it is for use outside jit.
 
     Args:
-        affinity: the affinity; one whose rank is given is returned as it is.
+        affinity: the affinity; its `rank` and `terms` do not count.
         weights_a: the leaves of A by path, with values.
         weights_b: those of B.
         symmetry: which axes carry groups.
+        tolerance: double-centred relative error of the scores that is allowed.
 
     Returns:
-        The affinity with its rank set: 256 where even that leaves a larger error.
+        The affinity with `rank` set for its vector edges and `terms` for its scalar ones, each of
+        8, 16, ..., 256; 256 where even that leaves a larger error.
     """
-    if affinity.rank is not None:
-        return affinity
-    needed = RANKS[0]
+    needed = {"rank": RANKS[0], "terms": RANKS[0]}
     for tensor in symmetry.tensors:
         if tensor.statistic:
             continue
         sample_a = _subsample(edges(weights_a[tensor.path], tensor))
         sample_b = _subsample(edges(weights_b[tensor.path], tensor))
-        for rank in RANKS[RANKS.index(needed) :]:
-            needed = rank
-            if score_error(replace(affinity, rank=rank), sample_a, sample_b) <= affinity.tolerance:
+        kind = "terms" if sample_a.shape[-1] == 1 else "rank"
+        for features in RANKS[RANKS.index(needed[kind]) :]:
+            needed[kind] = features
+            if score_error(replace(affinity, **needed), sample_a, sample_b) <= tolerance:
                 break
-    return replace(affinity, rank=needed)
+    return replace(affinity, **needed)
 
 
 def score_error(affinity: Gaussian, edges_a: jax.Array, edges_b: jax.Array) -> float:

@@ -16,6 +16,7 @@ from jaxfuse.matching.result import Matching, keep_better
 _GAIN = 1e-6
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class CoordinateAscent:
     """Solve the assignment of one group with all others fixed, group after group, until none gains.
@@ -41,6 +42,10 @@ class CoordinateAscent:
     order: Literal["forward", "random"] = "forward"
     tolerance: float = _GAIN
 
+    def __post_init__(self) -> None:
+        if self.order not in ("forward", "random") or self.max_sweeps < 0:
+            raise ValueError(f"order is 'forward' or 'random', max_sweeps not negative: got {self}")
+
     def solve(
         self,
         problem: Problem,
@@ -48,22 +53,29 @@ class CoordinateAscent:
         key: jax.Array | None = None,
     ) -> Matching:
         """Match from the identity, or from the rounded start."""
-        if self.order == "random" and key is None:
-            raise ValueError("CoordinateAscent(order='random') needs key=jax.random.key(seed)")
-        permutations = problem.identity() if start is None else assign(start)
+        permutations = problem.identity() if start is None else assign(start, problem.backend)
         ascent = self.ascend(problem, permutations, key)
-        kept = keep_better(problem, ascent.permutations, ascent.objective, ~ascent.gained)
+        kept = keep_better(problem, ascent.permutations, ~ascent.gained)
         return Matching(*kept, ascent.trace, ascent.sweep)
 
     def ascend(
         self, problem: Problem, permutations: Permutations, key: jax.Array | None = None
     ) -> "Ascent":
-        """Climb from permutations until no group gains."""
+        """Climb from permutations until no group gains.
+
+        Raises:
+            ValueError: if the order is random and there is no key.
+        """
+        if self.order == "random" and key is None:
+            raise ValueError(
+                "CoordinateAscent(order='random') needs key=jax.random.key(seed), and as a polish "
+                "it gets none: use order='forward' there"
+            )
         objective = problem.objective_at(permutations)
         groups = list(problem.nodes)
 
         def sweep(state: Ascent) -> Ascent:
-            if self.order == "forward" or key is None:
+            if key is None or self.order == "forward":
                 moved, gained = state.permutations, jnp.bool_(False)
                 for group in groups:
                     moved, better = self._improve(problem, group, moved)
@@ -101,7 +113,7 @@ class CoordinateAscent:
     ) -> tuple[Permutations, jax.Array]:
         """Reassign one group if that gains."""
         scores = problem.group_scores(group, permutations)
-        best = hungarian(scores).columns
+        best = hungarian(scores, backend=problem.backend).columns
         proposal = {**permutations, group: best}
         rows = jnp.arange(scores.shape[0])
         now = jnp.sum(scores[rows, permutations[group]])
@@ -129,15 +141,16 @@ class Ascent(NamedTuple):
 def finish(
     problem: Problem,
     permutations: Permutations,
-    objective: jax.Array,
     polish: CoordinateAscent | None,
+    finished: jax.Array,
     trace: jax.Array,
     iterations: jax.Array,
 ) -> Matching:
-    """Polish a matching, if asked to, and put it up against the identity."""
-    finished = jnp.bool_(True)
+    """Polish a matching, if asked to, and put it up against the identity.
+
+    A polished matching is finished when the polish is: a local optimum, however it was reached.
+    """
     if polish is not None:
         ascent = polish.ascend(problem, permutations)
-        permutations, objective, finished = ascent.permutations, ascent.objective, ~ascent.gained
-    permutations, objective, status = keep_better(problem, permutations, objective, finished)
-    return Matching(permutations, objective, status, trace, iterations)
+        permutations, finished = ascent.permutations, ~ascent.gained
+    return Matching(*keep_better(problem, permutations, finished), trace, iterations)

@@ -14,6 +14,7 @@ from jaxfuse.matching.projection import assign
 from jaxfuse.matching.result import Matching, select
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class FrankWolfe:
     """Walk towards the best permutations for the current slope, as far as the objective rises.
@@ -42,6 +43,10 @@ class FrankWolfe:
     tolerance: float = 3e-4
     polish: CoordinateAscent | None = CoordinateAscent()
 
+    def __post_init__(self) -> None:
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations must be 1 or more, got {self.max_iterations}")
+
     def solve(
         self,
         problem: Problem,
@@ -50,12 +55,11 @@ class FrankWolfe:
     ) -> Matching:
         """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
         walk = self.walk(problem, problem.barycentre() if start is None else dict(start))
-        rounded = assign(walk.point)
+        rounded = assign(walk.point, problem.backend)
         value = problem.objective_at(rounded)
         ahead = value > walk.best_objective
         best = select(ahead, rounded, walk.best)
-        value = jnp.maximum(value, walk.best_objective)
-        return finish(problem, best, value, self.polish, walk.trace, walk.iteration)
+        return finish(problem, best, self.polish, ~walk.rising, walk.trace, walk.iteration)
 
     def walk(self, problem: Problem, point: Scores) -> "Walk":
         """Run the iteration from a doubly stochastic point; no rounding, no polish."""
@@ -78,7 +82,7 @@ class FrankWolfe:
         )
 
     def _step(self, problem: Problem, state: "Walk") -> "Walk":
-        corner = assign(state.slope)
+        corner = assign(state.slope, problem.backend)
         corner_slope = problem.scores_at(corner)
         # J is half of <C, P> + <slope, P>, as a quadratic form is half its slope's product, and
         # J(P + t (D - P)) = J(P) + t gain + t^2 bend, from inner products alone.

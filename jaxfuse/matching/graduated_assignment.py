@@ -17,6 +17,7 @@ from jaxfuse.matching.projection import assign, soften
 from jaxfuse.matching.result import Matching
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class GraduatedAssignment:
     """Cool a soft matching: scores, Sinkhorn at a falling temperature, then rounding and polish.
@@ -66,6 +67,8 @@ class GraduatedAssignment:
                 f"the temperature must fall and stay positive, got tau_start={self.tau_start} and "
                 f"tau_stop={self.tau_stop}"
             )
+        if min(self.steps, self.sweeps, self.sinkhorn_iterations) < 1:
+            raise ValueError(f"steps, sweeps and sinkhorn_iterations must be 1 or more, got {self}")
 
     def solve(
         self,
@@ -75,9 +78,9 @@ class GraduatedAssignment:
     ) -> Matching:
         """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
         cooled, trace = self.anneal(problem, problem.barycentre() if start is None else dict(start))
-        rounded = assign(cooled)
-        value = problem.objective_at(rounded)
-        return finish(problem, rounded, value, self.polish, trace, jnp.int32(len(trace)))
+        rounded = assign(cooled, problem.backend)
+        finished = jnp.bool_(True)
+        return finish(problem, rounded, self.polish, finished, trace, jnp.int32(len(trace)))
 
     def anneal(self, problem: Problem, matching: Scores) -> tuple[Scores, jax.Array]:
         """Return the soft matching at the last temperature, and J after every update.

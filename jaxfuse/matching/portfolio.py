@@ -11,8 +11,10 @@ from jaxfuse.matching.frank_wolfe import FrankWolfe
 from jaxfuse.matching.graduated_assignment import GraduatedAssignment
 from jaxfuse.matching.problem import Problem
 from jaxfuse.matching.result import Matching, Solver
+from jaxfuse.status import Status
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Portfolio:
     """Run several solvers on one problem and keep the matching that is clearly the best.
@@ -41,6 +43,10 @@ class Portfolio:
     margin: float = 0.01
     polish: CoordinateAscent | None = CoordinateAscent()
 
+    def __post_init__(self) -> None:
+        if not self.solvers:
+            raise ValueError("a portfolio needs at least one solver")
+
     def solve(
         self,
         problem: Problem,
@@ -58,6 +64,7 @@ class Portfolio:
         for result in results[1:]:
             ahead = result.objective - best.objective > self.margin * jnp.abs(best.objective)
             best = jax.tree.map(lambda new, old, a=ahead: jnp.where(a, new, old), result, best)
+        finished = best.status != Status.NOT_CONVERGED
         return finish(
-            problem, best.permutations, best.objective, self.polish, best.trace, best.iterations
+            problem, best.permutations, self.polish, finished, best.trace, best.iterations
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax
@@ -16,6 +16,7 @@ from jaxfuse.symmetry.tree import named_leaves
 PyTree = Any
 Scores = dict[str, jax.Array]
 Permutations = dict[str, jax.Array]
+Backend = Literal["auto", "host", "callback", "jax"]
 
 
 @jax.tree_util.register_dataclass
@@ -33,11 +34,13 @@ class Problem:
         nodes: per group the scores C_g, float32 `[n, n]`.
         blocks: the affinity blocks, one per tensor that joins two groups.
         links: per block its two groups.
+        backend: who solves assignments, as in `jaxfuse.hungarian`.
     """
 
     nodes: Scores
     blocks: tuple[Block, ...]
     links: tuple[tuple[str, str], ...] = field(metadata={"static": True})
+    backend: Backend = field(default="auto", metadata={"static": True})
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -108,7 +111,11 @@ class Problem:
 
 
 def build_problem(
-    params_a: PyTree, params_b: PyTree, symmetry: Symmetry, affinity: Affinity
+    params_a: PyTree,
+    params_b: PyTree,
+    symmetry: Symmetry,
+    affinity: Affinity,
+    backend: Backend = "auto",
 ) -> Problem:
     """Turn the parameters of two networks into a matching problem.
 
@@ -117,6 +124,7 @@ def build_problem(
         params_b: the network to reorder, of the same shapes.
         symmetry: which axes may be permuted together.
         affinity: how edges are compared.
+        backend: who solves assignments, as in `jaxfuse.hungarian`: "jax" makes no callback.
 
     Returns:
         The problem, in float32 whatever the dtype of the parameters.
@@ -145,7 +153,7 @@ def build_problem(
         else:
             blocks.append(affinity.block(edges_a, edges_b))
             links.append((groups[0], groups[1]))
-    return Problem(nodes, tuple(blocks), tuple(links))
+    return Problem(nodes, tuple(blocks), tuple(links), backend)
 
 
 def inner(left: Mapping[str, jax.Array], right: Mapping[str, jax.Array]) -> jax.Array:

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxfuse.assignment import Potentials, hungarian, sinkhorn
+from jaxfuse.matching.problem import Backend
 
 
-def assign(scores: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def assign(scores: Mapping[str, jax.Array], backend: Backend = "auto") -> dict[str, jax.Array]:
     """Return the best permutation, int32 `[n]`, for the scores `[n, n]` of every group.
 
     Groups of one size go to the host in one call.
     """
-    return _by_size(lambda stacked: hungarian(stacked).columns, scores)
+    return _by_size(lambda stacked: hungarian(stacked, backend=backend).columns, scores)
 
 
 def soften(

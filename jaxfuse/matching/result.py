@@ -52,7 +52,7 @@ class Solver(Protocol):
 
 
 def keep_better(
-    problem: Problem, permutations: Permutations, objective: jax.Array, finished: jax.Array
+    problem: Problem, permutations: Permutations, finished: jax.Array
 ) -> tuple[Permutations, jax.Array, jax.Array]:
     """Return the better of a matching and the identity, its objective, and the status.
 
@@ -60,7 +60,7 @@ def keep_better(
     finished was stopped by its limit.
     """
     identity = problem.identity()
-    at_identity = problem.objective_at(identity)
+    objective, at_identity = problem.objective_at(permutations), problem.objective_at(identity)
     aligned = at_identity >= objective
     stopped = jnp.where(finished, Status.CONVERGED, Status.NOT_CONVERGED)
     status = jnp.where(aligned, Status.ALREADY_ALIGNED, stopped).astype(jnp.int32)

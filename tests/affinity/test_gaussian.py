@@ -60,9 +60,9 @@ def test_nystrom_error_falls_with_rank_and_bandwidth(score_errors):
 @pytest.mark.parametrize("bandwidth", [1.0, 8.0])
 def test_hermite_features_of_scalar_edges(key, bandwidth):
     a, b = jax.random.normal(key, (2, 6, 5, 1)) * 0.02 + 5.0
-    features_a, features_b = jax.jit(Gaussian(bandwidth, rank=64).features)(a, b)
-    assert features_a.shape == (6, 5, 64)
-    got = jnp.einsum("iar,jbr->iajb", features_a, features_b, precision="highest")
+    features_a, features_b = jax.jit(Gaussian(bandwidth, terms=64).features)(a, b)
+    assert features_a.shape == (6, 64, 5)
+    got = jnp.einsum("ira,jrb->iajb", features_a, features_b, precision="highest")
     np.testing.assert_allclose(got, oracle.gaussian(a, b, bandwidth), atol=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_hermite_terms():
 def test_features_of_more_landmarks_than_edges_are_exact(key):
     a, b = jax.random.normal(key, (2, 3, 2, 4))
     features_a, features_b = jax.jit(Gaussian(2.0, rank=64).features)(a, b)
-    got = jnp.einsum("iar,jbr->iajb", features_a, features_b, precision="highest")
+    got = jnp.einsum("ira,jrb->iajb", features_a, features_b, precision="highest")
     np.testing.assert_allclose(got, oracle.gaussian(a, b, 2.0), atol=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_bandwidth_of_constant_edges_is_positive():
     assert squared_bandwidth(jnp.ones((3, 3, 2)), jnp.ones((3, 3, 2)), 2.0) == 2.0
 
 
-@pytest.mark.parametrize("affinity", [Gaussian(rank=8), ExactGaussian()])
+@pytest.mark.parametrize("affinity", [Gaussian(rank=8, terms=8), ExactGaussian()])
 @pytest.mark.parametrize("taps", [1, 4])
 def test_constant_edges_have_affinity_one(affinity, taps):
     edges = jnp.full((3, 2, taps), 7.0)
@@ -116,7 +116,7 @@ def test_wide_gaussian_has_the_optimum_of_the_linear_affinity(key):
     a, b = jax.random.normal(ka, (4, 5, 1)), jax.random.normal(kb, (4, 5, 1))
     nodes = {"g": np.zeros((4, 4)), "h": np.zeros((5, 5))}
     _, best = Objective(nodes, [("g", "h", oracle.linear(a, b))]).optimum()
-    block = jax.jit(Gaussian(300.0, rank=16).block)(a, b)
+    block = jax.jit(Gaussian(300.0, terms=16).block)(a, b)
     problem = Problem({g: jnp.zeros_like(c) for g, c in nodes.items()}, (block,), (("g", "h"),))
     hard = {g: jnp.asarray(p) for g, p in best.items()}
     wide = Objective(nodes, [("g", "h", oracle.gaussian(a, b, 300.0))])
@@ -131,22 +131,21 @@ def test_wide_gaussian_has_the_optimum_of_the_linear_affinity(key):
 def test_resolve_rank_takes_the_smallest_that_keeps_the_tolerance(kernels):
     a, b = ({"kernel": jnp.transpose(k, (2, 0, 1)).reshape(3, 3, 24, 24)} for k in kernels)
     symmetry = Symmetry.from_axes({"kernel": (None, None, "g", "h")}, a)
-    loose, tight = (resolve_rank(Gaussian(8.0, tolerance=t), a, b, symmetry) for t in (0.5, 0.03))
+    loose, tight = (resolve_rank(Gaussian(8.0), a, b, symmetry, t) for t in (0.5, 0.03))
     errors = [score_error(replace(tight, rank=rank), *kernels) for rank in RANKS[:3]]
     assert loose.rank == 8
     assert tight.rank == RANKS[next(i for i, error in enumerate(errors) if error <= 0.03)]
     assert tight.bandwidth == 8.0
-    given = Gaussian(rank=7)
-    assert resolve_rank(given, a, b, symmetry) is given
+    assert tight.terms == RANKS[0]
 
 
 def test_score_error_of_constant_edges_is_zero():
     constant = jnp.ones((4, 4, 1))
-    assert score_error(Gaussian(8.0, 4), constant, constant) == 0.0
+    assert score_error(Gaussian(8.0, terms=4), constant, constant) == 0.0
 
 
 @pytest.mark.parametrize(
-    "settings", [{"bandwidth": 0.0}, {"rank": 0}, {"tolerance": -1.0}], ids=lambda s: next(iter(s))
+    "settings", [{"bandwidth": 0.0}, {"rank": 0}, {"terms": 0}], ids=lambda s: next(iter(s))
 )
 def test_settings_must_be_positive(settings):
     with pytest.raises(ValueError, match="must be positive"):
