@@ -16,8 +16,22 @@ def test_file_takes_its_place_when_the_block_ends(tmp_path):
         assert not path.exists()
         file.write(b" and half")
     assert path.read_bytes() == b"half and half"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert os.listdir(path.parent) == ["results.bin"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_mode_is_that_of_a_new_file_or_of_the_one_replaced(tmp_path, umask):
+    path = tmp_path / "results.json"
+    before = os.umask(umask)
+    try:
+        write_text(path, "{}")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+        path.chmod(0o640)
+        write_text(path, "[]")
+    finally:
+        os.umask(before)
+    assert path.read_text() == "[]"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

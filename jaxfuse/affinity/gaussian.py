@@ -24,9 +24,9 @@ class Gaussian:
     falls with the bandwidth: narrow kernels need many features.
 
     Attributes:
-        bandwidth: sigma as a multiple of each tensor's median squared distance between edges. Of
-            1, 8, 32 and 128 the default measured best on the OTFusion pair, over three solvers; a
-            wide kernel tends to the linear one.
+        bandwidth: sigma as a multiple of each tensor's median squared distance between edges. On
+            the OTFusion pair 1 is far worse than 8, 32 and 128, which differ by less than their
+            spread (`benchmarks/fusion_pair.py`); a wide kernel tends to the linear one.
         rank: number r of features of a vector edge. 64 leave a double-centred relative error of
             the scores of 3x3 kernels of 0.06 at a bandwidth of 1, and of 0.003 at 10;
             `resolve_rank` chooses it from a tolerance and the edges at hand.

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jaxfuse.quiet import only_errors
 from jaxfuse.symmetry.tree import named_leaves
 
 PyTree = Any
+_ORBAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA")
 
 
 def write(path: str | os.PathLike[str], params: PyTree, *, force: bool = False) -> None:
@@ -27,10 +29,11 @@ def write(path: str | os.PathLike[str], params: PyTree, *, force: bool = False) 
         path: where; `.safetensors` gives a safetensors file with one name per leaf, no suffix an
             orbax folder.
         params: a tree of arrays.
-        force: whether something that is there already may be replaced.
+        force: whether a checkpoint of the same format that is there already may be replaced.
 
     Raises:
-        FileExistsError: if the path exists and `force` is not set.
+        FileExistsError: if the path exists and `force` is not set; with `force` if what is there
+            is something else than such a checkpoint.
         ValueError: for another suffix.
     """
     path = Path(path)
@@ -42,13 +45,16 @@ def write(path: str | os.PathLike[str], params: PyTree, *, force: bool = False) 
         if path.suffix == ".safetensors":
             leaves = named_leaves(params)
             arrays = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
+            complete.touch()
+            mode = stat.S_IMODE((path if path.is_file() else complete).stat().st_mode)
             safetensors.numpy.save_file(arrays, complete)
-            complete.chmod(0o644)  # safetensors lets nobody but the owner read
+            complete.chmod(mode)  # safetensors lets nobody but the owner read
         else:
             import orbax.checkpoint as ocp  # takes seconds: only those pay who write its format
 
             with only_errors("absl"), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(complete.absolute(), jax.tree.map(np.asarray, params))
+        check_writable(path, force=force)  # the work took time: someone else may have been quicker
         _move(complete, path, aside=scratch / "old")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -73,7 +79,19 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise ValueError(
             f"can't write {path}: end it in .safetensors, or give it no suffix for an orbax folder"
         )
-    if path.exists() and not force:
+    if not os.path.lexists(path):
+        return
+    if not force:
         raise FileExistsError(
             f"{path} exists: choose another output, or pass --force to replace it"
+        )
+    if path.suffix:
+        replaceable, wanted = path.is_file(), "file"
+    else:
+        replaceable = path.is_dir() and any((path / name).is_file() for name in _ORBAX_FILES)
+        wanted = "folder of an orbax checkpoint"
+    if not replaceable:
+        raise FileExistsError(
+            f"{path} exists and is no {wanted}, so --force does not replace it: choose another "
+            "output, or remove it yourself"
         )

@@ -12,9 +12,11 @@ from rich.console import Console
 
 from jaxfuse.align import AFFINITIES
 from jaxfuse.atomic import write_text
+from jaxfuse.cli.options import refuse_given
 from jaxfuse.cli.progress import Bars, bars
 from jaxfuse.data import Dataset, dirichlet, homogeneous, load, personalised
 from jaxfuse.models import create, functional
+from jaxfuse.models.create import Width
 from jaxfuse.reporting import Comparison, compare, comparison_table, plot_barriers
 from jaxfuse.training import recommended_config, train
 
@@ -33,12 +35,13 @@ class Demo:
     """TFDS split to evaluate on."""
     model: Literal["mlp", "lenet", "vgg11"] = "mlp"
     """Architecture of both networks."""
-    width: float = 1.0
-    """Multiplier of the hidden widths."""
+    width: Width = 1.0
+    """Multiplier of the hidden widths; for vgg11 also half, double or quad, which scale the inner
+    widths only."""
     bias: bool = False
     """Give the linear maps biases."""
     norm: Literal["none", "batch", "layer", "group"] = "none"
-    """Normalisation after every hidden map."""
+    """Normalisation after every hidden map; group can't be aligned yet and is refused."""
     split: Literal["homogeneous", "personalised", "dirichlet"] = "homogeneous"
     """What each network is trained on: all the data; one class and a tenth of the rest against
     what is left; or a Dirichlet(0.5) share of every class."""
@@ -51,6 +54,7 @@ class Demo:
 
     def run(self, console: Console) -> None:
         """Run the demo and print its table."""
+        self._check()
         with bars(console) as progress:
             data = load(
                 self.dataset,
@@ -69,6 +73,17 @@ class Demo:
                 progress=lambda text, share: progress.update("aligning and fusing", share, text),
             )
         self._report(comparison, len(labels), console)
+
+    def _check(self) -> None:
+        """Refuse what can't work before anything slow begins."""
+        if self.norm == "group":
+            raise ValueError(
+                "--norm group can't be aligned: its units permute only within the groups of a "
+                "normalisation, which is not supported; choose none, batch or layer"
+            )
+        if self.dataset == "digits":
+            options = ("data_dir", "train_split", "test_split")
+            refuse_given(self, options, "has no effect on digits: they need no files")
 
     def _splits(self) -> dict[str, Any]:
         return {"train_split": self.train_split, "test_split": self.test_split}

@@ -5,24 +5,33 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import tyro
 from flax import nnx
 from rich.console import Console
 
-from jaxfuse.align import AFFINITIES
+from jaxfuse.align import AFFINITIES, SOLVERS
 from jaxfuse.atomic import write_text
 from jaxfuse.checkpoints import convert, describe, read, write
 from jaxfuse.checkpoints.write import check_writable
+from jaxfuse.cli.options import refuse_given
 from jaxfuse.cli.progress import Bars, bars
 from jaxfuse.data import Dataset, load
 from jaxfuse.fusion import fuse
+from jaxfuse.fusion.average import normalise_weights
 from jaxfuse.models import create, functional
+from jaxfuse.models.create import Width
 from jaxfuse.reporting import compare, comparison_table, plot_barriers
+from jaxfuse.symmetry.chain import read_chain
 
 PyTree = Any
+if TYPE_CHECKING:
+    AffinityName = str
+    SolverName = str
+else:  # the command line takes the choices from the tables
+    AffinityName, SolverName = Literal[tuple(AFFINITIES)], Literal[tuple(SOLVERS)]
 
 
 @dataclass(frozen=True)
@@ -35,19 +44,21 @@ class Fuse:
     """Where the fused network goes, in the layout of the first: a .safetensors file, or an orbax
     folder if the name has no suffix."""
     force: bool = False
-    """Replace the output if it exists."""
+    """Replace the output if it exists and is a checkpoint of the same format."""
     weights: tuple[float, ...] | None = None
     """Share of each network, normalised to sum to one; equal by default."""
-    affinity: Literal["linear", "gaussian"] = "linear"
+    affinity: AffinityName = "linear"
     """How edges are compared in the network that is written."""
-    solver: Literal["portfolio", "frank_wolfe", "graduated_assignment", "coordinate_ascent"] = (
-        "portfolio"
-    )
+    solver: SolverName = "portfolio"
     """How the matching is found."""
+    channels: int | None = None
+    """Channels of the input images, 1 for grey ones and vectors. Needed without --evaluate where
+    networks with a dense first map come in different layouts, whose images are in other orders."""
     model: Literal["mlp", "lenet", "vgg11"] | None = None
     """Architecture; needed to evaluate."""
-    width: float = 1.0
-    """Multiplier of the model's hidden widths."""
+    width: Width = 1.0
+    """Multiplier of the model's hidden widths; for vgg11 also half, double or quad, which scale
+    the inner widths only."""
     norm: Literal["batch", "layer", "group"] | None = None
     """Normalisation of the model. By default batch or layer, by what the first checkpoint holds;
     group must be named, as its parameters look like those of layer."""
@@ -98,18 +109,38 @@ class Fuse:
             )
         if self.evaluate is not None and self.model is None:
             raise ValueError("--evaluate needs --model (mlp, lenet or vgg11) to run the networks")
-        if self.report is not None and self.evaluate is None:
-            raise ValueError("--report needs --evaluate DATASET: there is nothing else to report")
+        normalise_weights(self.weights, len(self.checkpoints))  # refuses negative ones and others
+        if self.evaluate is None:
+            options = ("model", "width", "norm", "data_dir", "test_split", "report")
+            refuse_given(self, options, "needs --evaluate DATASET")
+        else:
+            refuse_given(self, ("channels",), "has no effect with --evaluate: the images tell")
+        if self.evaluate == "digits":
+            options = ("data_dir", "test_split")
+            refuse_given(self, options, "has no effect on digits: they need no files")
+        if self.channels is not None and self.channels < 1:
+            raise ValueError(f"--channels must be 1 or more, got {self.channels}")
         check_writable(self.output, force=self.force)
 
     def _one_layout(self, loaded: list[PyTree]) -> list[PyTree]:
         """Bring checkpoints of different names or layouts into the tree of the first."""
         first = jax.tree.structure(loaded[0])
-        same = [jax.tree.structure(tree) == first for tree in loaded]
         return [
-            tree if equal else convert(tree, loaded[0])
-            for tree, equal in zip(loaded, same, strict=True)
+            tree if jax.tree.structure(tree) == first else self._convert(tree, loaded[0], path)
+            for tree, path in zip(loaded, self.checkpoints, strict=True)
         ]
+
+    def _convert(self, tree: PyTree, like: PyTree, path: Path) -> PyTree:
+        """Convert one checkpoint to the first's tree, in an order of the inputs that is certain."""
+        chain, wanted = read_chain(tree), read_chain(like)
+        other_layout = chain.input_major != wanted.input_major
+        if other_layout and not chain.kernels[0].is_convolution and self.channels is None:
+            raise ValueError(
+                f"{path} and {self.checkpoints[0]} have different layouts, and no parameter tells "
+                "the order of the inputs: give the --channels of the input images (1 for grey "
+                "ones and vectors), or --evaluate DATASET"
+            )
+        return convert(tree, like, channels=self.channels or 1)
 
     def _compare(
         self, loaded: list[PyTree], progress: Bars
@@ -130,7 +161,7 @@ class Fuse:
             apply_fn,
             images,
             labels,
-            affinities={name: AFFINITIES[name] for name in ("linear", "gaussian")},
+            affinities={name: AFFINITIES[name] for name in ("linear", "gaussian", self.affinity)},
             solver=self.solver,
             weights=self.weights,
             names=[path.name for path in self.checkpoints],

@@ -27,8 +27,9 @@ class Portfolio:
         solvers: what is run, in order of preference.
         margin: relative gain of the objective for which a later solver is preferred. Below one
             percent the objective says nothing of the fused network (over 24 matchings of the
-            OTFusion pair its correlation with accuracy was -0.2), and an earlier solver's result
-            is kept; where one solver fails, the other's objective is higher by tens of percent.
+            OTFusion pair its correlation with accuracy is -0.2, `benchmarks/fusion_pair.py`), and
+            an earlier solver's result is kept; where one solver fails, the other's objective is
+            higher by tens of percent.
         polish: the ascent that follows from the best.
 
     Examples:

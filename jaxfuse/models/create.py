@@ -2,6 +2,7 @@
 
 import math
 from types import MappingProxyType
+from typing import Any, Literal
 
 import jax
 from flax import nnx
@@ -10,6 +11,9 @@ from jaxfuse.models.layers import Norm
 from jaxfuse.models.lenet import LeNet
 from jaxfuse.models.mlp import MLP
 from jaxfuse.models.vgg import VGG11
+
+Width = float | Literal["half", "double", "quad"]
+"""Multiplier of the hidden widths, or a variant of VGG11 by its name in `VGG11_WIDTHS`."""
 
 _BUILDERS = MappingProxyType(
     {
@@ -28,7 +32,7 @@ def create(
     *,
     input_shape: tuple[int, int, int],
     classes: int,
-    width: float = 1.0,
+    width: Width = 1.0,
     bias: bool = False,
     norm: Norm | None = None,
     key: jax.Array,
@@ -39,7 +43,8 @@ def create(
         name: One of `MODEL_NAMES`: "mlp", "lenet", "vgg11".
         input_shape: `(h, w, c)` of one image.
         classes: Number of outputs.
-        width: Multiplier of the hidden widths.
+        width: Multiplier of the hidden widths; for "vgg11" also "half", "double" or "quad", the
+            variants of GAMF (`VGG11_WIDTHS`), which scale the inner widths only.
         bias: Whether linear maps have biases. Off by default, as in GAMF and OTFusion.
         norm: Normalisation after every hidden linear map: None, "batch", "layer" or "group".
         key: Key of the initial weights. Models of two keys are two independent draws.
@@ -48,7 +53,8 @@ def create(
         The model; `functional` turns it into a pure function and a dict of arrays.
 
     Raises:
-        ValueError: The name is unknown, the shape is not `(h, w, c)`, or the model refuses it.
+        ValueError: The name is unknown, the shape is not `(h, w, c)`, the width is a name and the
+            model not "vgg11", or the model refuses it.
 
     Examples:
         >>> model = create("mlp", input_shape=(8, 8, 1), classes=10, key=jax.random.key(0))
@@ -59,6 +65,9 @@ def create(
         raise ValueError(f"unknown model {name!r}: choose one of {', '.join(MODEL_NAMES)}")
     if len(input_shape) != 3:
         raise ValueError(f"input_shape must be (height, width, channels), got {input_shape}")
-    return _BUILDERS[name](
-        input_shape, classes, width=width, bias=bias, norm=norm, rngs=nnx.Rngs(key)
-    )
+    size: dict[str, Any] = {"width": width}
+    if isinstance(width, str):
+        if name != "vgg11":
+            raise ValueError(f"width {width!r} is a variant of vgg11: give {name} a number")
+        size = {"widths": width}
+    return _BUILDERS[name](input_shape, classes, **size, bias=bias, norm=norm, rngs=nnx.Rngs(key))

@@ -10,16 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfuse.affinity import Affinity
-from jaxfuse.align import align_params
+from jaxfuse.align import Alignment, align_params
 from jaxfuse.connectivity import barrier
 from jaxfuse.ensembles import mean_probabilities
 from jaxfuse.fusion import average, fuse
 from jaxfuse.matching import Solver
-from jaxfuse.symmetry import Symmetry
+from jaxfuse.status import Status
+from jaxfuse.symmetry import Symmetry, infer_chain, verify
 from jaxfuse.training.metrics import ApplyFn, Metrics, evaluate
 
 PyTree = Any
 Progress = Callable[[str, float], None]
+_VERIFIED = 16  # examples on which the symmetry is verified
+_TOLERANCE = 1e-3  # relative: room for the rounding of deep networks
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Row:
         loss: mean cross entropy on the test examples, in nats.
         barrier: rise of the loss over the line between the parents (`Barrier.linear`), for two.
         seconds: time to make it, compilation included; None where nothing is computed.
+        status: what the matchings behind it say of themselves, where one is not CONVERGED.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Row:
     loss: float
     barrier: float | None = None
     seconds: float | None = None
+    status: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,13 @@ def compare(
 
     Returns:
         The comparison. Barriers and curves are measured for two networks.
+
+    Raises:
+        ValueError: if permuting a group changes what the first network computes.
     """
+    if affinities:
+        symmetry = infer_chain(params[0]) if symmetry is None else symmetry
+        _check_symmetry(symmetry, apply_fn, params[0], images)
     names = list(names or [f"parent {index}" for index in range(len(params))])
     pair = len(params) == 2
     work = _Work(1 + pair + len(affinities) * (1 + pair), progress)
@@ -106,10 +117,16 @@ def compare(
     def score(candidate: PyTree) -> Metrics:
         return evaluate(apply_fn, candidate, images, labels)
 
-    def row(name: str, candidate: PyTree, path: Curve | None, seconds: float | None) -> Row:
+    def row(
+        name: str,
+        candidate: PyTree,
+        path: Curve | None = None,
+        seconds: float | None = None,
+        status: str | None = None,
+    ) -> Row:
         metrics = score(candidate)
         rise = None if path is None else path.barrier
-        return Row(name, float(metrics.accuracy), float(metrics.loss), rise, seconds)
+        return Row(name, float(metrics.accuracy), float(metrics.loss), rise, seconds, status)
 
     def curve(name: str, other: PyTree) -> Curve | None:
         if not pair:
@@ -125,7 +142,7 @@ def compare(
         return Curve(name, result.ts.tolist(), result.losses.tolist(), float(result.linear))
 
     work.step("evaluating the parents")
-    rows = [row(name, each, None, None) for name, each in zip(names, params, strict=True)]
+    rows = [row(name, each) for name, each in zip(names, params, strict=True)]
     rows.append(_ensemble_row(apply_fn, params, images, labels))
     paths = [curve("not aligned", params[-1])]
     started = time.perf_counter()
@@ -142,9 +159,44 @@ def compare(
         fused[name] = jax.block_until_ready(fuse(params, weights, alignments, symmetry=symmetry))
         seconds = time.perf_counter() - started
         paths.append(curve(f"aligned, {name}", alignments[0].params if pair else None))
-        rows.append(row(f"aligned average, {name}", fused[name], paths[-1], seconds))
+        status = _tell_status(alignments, names)
+        rows.append(row(f"aligned average, {name}", fused[name], paths[-1], seconds, status))
     work.finish()
     return Comparison(rows, [path for path in paths if path is not None], fused)
+
+
+def _check_symmetry(
+    symmetry: Symmetry, apply_fn: ApplyFn, params: PyTree, images: np.ndarray
+) -> None:
+    """Refuse a model whose function changes when the units of a group change places."""
+    with jax.default_matmul_precision("highest"):
+        found = verify(
+            symmetry,
+            apply_fn,
+            params,
+            images[:_VERIFIED],
+            key=jax.random.key(0),
+            tolerance=_TOLERANCE,
+        )
+    # An error that is NaN comes from weights that are: the alignment refuses those by name.
+    broken = [group for group, error in found.errors.items() if error > _TOLERANCE]
+    if broken:
+        raise ValueError(
+            f"permuting the units of {', '.join(map(repr, broken))} changes what the network "
+            "computes, so it can't be aligned: group normalisation with several groups, for "
+            "one, lets units permute only within a group, which is not supported; use a model "
+            "with batch, layer or no normalisation, or give the symmetry that it has"
+        )
+
+
+def _tell_status(alignments: Sequence[Alignment], names: Sequence[str]) -> str | None:
+    """Say which matchings did not converge, and why."""
+    told: dict[str, list[str]] = {}
+    for name, alignment in zip(names[1:], alignments, strict=True):
+        status = Status(int(alignment.status))
+        if status != Status.CONVERGED:
+            told.setdefault(f"{status.name}, {status.message}", []).append(name)
+    return "; ".join(f"{', '.join(which)}: {text}" for text, which in told.items()) or None
 
 
 def _ensemble_row(

@@ -13,9 +13,11 @@ def comparison_table(rows: list[Row], title: str) -> Table:
         title: what was compared, on what data.
 
     Returns:
-        A rich table; the best accuracy among the fused networks is bold.
+        A rich table; the best accuracy among the fused networks is bold. Under it is
+        a line for every row with a status.
     """
-    table = Table(title=title, title_justify="left")
+    told = "\n".join(f"{row.name}: {row.status}" for row in rows if row.status is not None)
+    table = Table(title=title, title_justify="left", caption=told or None, caption_justify="left")
     table.add_column("network")
     for column in ("accuracy %", "loss", "loss barrier", "seconds"):
         table.add_column(column, justify="right")

@@ -1,5 +1,6 @@
 """Round trips, damage, refusals, and what a failure leaves behind."""
 
+import itertools
 import os
 import shutil
 import stat
@@ -48,7 +49,6 @@ def test_safetensors_round_trip_has_one_name_per_leaf(tree, tmp_path):
     path = tmp_path / "new" / "net.safetensors"
     write(path, tree)
     assert_same(read(path), dict(sorted(named_leaves(tree).items())))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert os.listdir(path.parent) == ["net.safetensors"]
     other = safetensors.flax.load_file(path)
     assert other["dense/1/kernel"].dtype == jnp.bfloat16
@@ -137,22 +137,106 @@ def test_other_suffix_is_refused_before_anything_is_written(tree, tmp_path, name
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_mode_is_that_of_a_new_file_or_of_the_one_replaced(tree, tmp_path, umask):
+    path = tmp_path / "net.safetensors"
+    before = os.umask(umask)
+    try:
+        write(path, tree)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+        path.chmod(0o640)
+        write(path, tree, force=True)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
 @pytest.mark.parametrize("name", ["net", "net.safetensors", "old", "new"])
-@pytest.mark.parametrize("folder", [True, False])
-def test_existing_output_is_replaced_with_force_only(tree, tmp_path, name, folder):
+def test_existing_checkpoint_is_replaced_with_force_only(tree, tmp_path, name):
     path = tmp_path / name
-    if folder:
-        path.mkdir()
-        (path / "keep.txt").write_text("kept")
-    else:
-        path.write_text("kept")
+    before = {"x": np.ones(3)}
+    write(path, before)
     with pytest.raises(FileExistsError, match="pass --force"):
         write(path, tree)
-    assert (path / "keep.txt" if folder else path).read_text() == "kept"
+    assert_same(read(path), before)
     write(path, tree, force=True)
     wanted = dict(sorted(named_leaves(tree).items())) if path.suffix else tree
     assert_same(read(path), wanted)
     assert os.listdir(tmp_path) == [name]
+
+
+def test_folder_of_another_orbax_program_is_replaced(tree, tmp_path):
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "theirs", {"x": np.ones(3)})
+    write(tmp_path / "theirs", tree, force=True)
+    assert_same(read(tmp_path / "theirs"), tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("results", "file"),  # any file that ends in .safetensors may be replaced
+        *itertools.product(("results", "results.safetensors"), ("folder", "empty", "other format")),
+    ],
+)
+def test_what_is_no_checkpoint_is_never_replaced(tree, tmp_path, monkeypatch, name, kind):
+    path = tmp_path / name
+    kept = path / "keep.txt"
+    if kind == "file":
+        kept = path
+        path.write_text("kept")
+    elif kind == "empty":
+        path.mkdir()
+    elif kind == "folder":
+        path.mkdir()
+        kept.write_text("kept")
+    elif path.suffix:
+        write(tmp_path / "net", {"x": np.ones(3)})
+        os.rename(tmp_path / "net", path)
+    else:
+        write(tmp_path / "net.safetensors", {"x": np.ones(3)})
+        os.rename(tmp_path / "net.safetensors", path)
+
+    def work(*arguments):
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", work)
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", work)
+    with pytest.raises(FileExistsError, match=r"results.* exists and is no .*--force does not"):
+        write(path, tree, force=True)
+    assert os.listdir(tmp_path) == [name]
+    if kind in ("folder", "file"):
+        assert kept.read_text() == "kept"
+
+
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("name", ["net", "net.safetensors"])
+def test_what_came_meanwhile_is_not_replaced(tree, tmp_path, monkeypatch, name, force):
+    path = tmp_path / name
+    save, save_file = ocp.StandardCheckpointer.save, safetensors.numpy.save_file
+
+    def slow_save(*arguments):
+        save(*arguments)
+        path.mkdir()
+
+    def slow_save_file(*arguments):
+        save_file(*arguments)
+        path.mkdir() if force else path.write_text("kept")
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", slow_save)
+    monkeypatch.setattr(safetensors.numpy, "save_file", slow_save_file)
+    with pytest.raises(FileExistsError, match="exists"):
+        write(path, tree, force=force)
+    assert os.listdir(tmp_path) == [name]
+    assert path.is_dir() or path.read_text() == "kept"
+
+
+def test_link_to_nothing_is_taken(tree, tmp_path):
+    path = tmp_path / "net.safetensors"
+    path.symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(FileExistsError, match="pass --force"):
+        write(path, tree)
+    assert path.is_symlink()
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])

@@ -98,6 +98,11 @@ def test_missing_dataset_is_one_line_naming_the_folder(run, tmp_path):
         (("--epochs", "0"), "epochs must be 1 or more, got 0"),
         (("--width", "0"), "width multiplier must be positive"),
         (("--dataset", "a/../b"), "no dataset name"),
+        (("--norm", "group"), "--norm group can't be aligned"),
+        (("--width", "half"), "give mlp a number"),
+        (("--test-split", "test[:10]"), "--test-split has no effect on digits"),
+        (("--train-split", "test"), "--train-split has no effect on digits"),
+        (("--data-dir", "x"), "--data-dir has no effect on digits"),
     ],
 )
 def test_bad_values_are_one_line(run, tmp_path, words, message):

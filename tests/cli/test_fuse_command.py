@@ -99,13 +99,14 @@ def test_weights_are_shares(run, files, networks):
 
 def test_one_network_in_three_orders_and_formats_is_that_network(run, files, networks):
     three = ("torch0.safetensors", "shuffled0", "shuffled0.safetensors")
-    words = ("-o", "fused.safetensors", "--solver", "frank_wolfe")
+    words = ("-o", "fused.safetensors", "--solver", "frank_wolfe", "--channels", "1")
     assert run("fuse", *three, *words).status == 0
     assert_close(read("fused.safetensors"), torch(networks[0]))
 
 
 def test_layout_of_the_first_is_kept(run, files, networks):
-    assert run("fuse", "shuffled0", "torch0.safetensors", "-o", "fused").status == 0
+    words = ("fuse", "shuffled0", "torch0.safetensors", "-o", "fused", "--channels", "1")
+    assert run(*words).status == 0
     assert_close(read("fused"), shuffled(networks[0], 7))
 
 
@@ -124,6 +125,47 @@ def test_output_is_replaced_with_force_only(run, files, networks):
         assert run(*words).status == 0
         assert_close(read(output), {f"dense/{i}/kernel": v["kernel"] for i, v in wanted.items()})
     assert sorted(os.listdir(files)) == listing
+
+
+def test_colour_images_are_brought_into_one_order(run, files):
+    generator = np.random.default_rng(5)
+    # Four positions of three channels: PyTorch flattens channels first, Flax channels last.
+    kernels = [generator.normal(size=shape).astype(np.float32) for shape in ((12, 6), (6, 2))]
+    write("flax", {"dense": [{"kernel": kernel} for kernel in kernels]})
+    channels_first = kernels[0].reshape(4, 3, 6).swapaxes(0, 1).reshape(12, 6)
+    state = {"fc1.weight": np.ascontiguousarray(channels_first.T),
+             "fc2.weight": np.ascontiguousarray(kernels[1].T)}  # fmt: skip
+    write("torch.safetensors", state)
+    words = ("fuse", "torch.safetensors", "flax", "-o", "fused.safetensors")
+    assert "--channels" in run(*words).one_line()
+    assert run(*words, "--channels", "3").status == 0
+    assert_close(read("fused.safetensors"), state)
+
+
+def test_convolutions_of_two_layouts_need_no_channels(run, files):
+    generator = np.random.default_rng(5)
+    kernels = [generator.normal(size=shape).astype(np.float32) for shape in ((3, 3, 3, 4), (4, 2))]
+    write("flax", {"layers": [{"kernel": kernel} for kernel in kernels]})
+    state = {"conv.weight": np.ascontiguousarray(kernels[0].transpose(3, 2, 0, 1)),
+             "fc.weight": np.ascontiguousarray(kernels[1].T)}  # fmt: skip
+    write("torch.safetensors", state)
+    assert run("fuse", "torch.safetensors", "flax", "-o", "fused.safetensors").status == 0
+    assert_close(read("fused.safetensors"), state)
+
+
+def test_network_in_groups_is_refused_by_its_function(run, files):
+    for seed in (0, 1):
+        module = create(
+            "mlp", input_shape=(8, 8, 1), classes=10, width=0.1, norm="group",
+            key=jax.random.key(seed),
+        )  # fmt: skip
+        write(f"group{seed}", functional(module)[1])
+    outcome = run(
+        *("fuse", "group0", "group1", "-o", "fused", "--model", "mlp", "--width", "0.1"),
+        *("--norm", "group", "--evaluate", "digits"),
+    )
+    assert "changes what the network computes" in outcome.one_line()
+    assert not (files / "fused").exists()
 
 
 def resnet() -> dict[str, np.ndarray]:
@@ -145,12 +187,31 @@ def resnet() -> dict[str, np.ndarray]:
         (("flax0.safetensors", "resnet.safetensors"), "skip connection"),
         (("resnet.safetensors", "resnet.safetensors"), "skip connection"),
         (("flax0.safetensors", "wide.safetensors"), "shape (64, 20) in params_a and (64, 24)"),
-        (("torch0.safetensors", "wide.safetensors"), "is it another width?"),
+        (("torch0.safetensors", "wide.safetensors", "--channels", "1"), "is it another width?"),
+        (("torch0.safetensors", "flax1.safetensors"), "give the --channels of the input images"),
+        (("torch0.safetensors", "flax1.safetensors", "--channels", "0"), "must be 1 or more"),
+        (("torch0.safetensors", "flax1.safetensors", "--channels", "3"), "images of 3 channels"),
         (("flax0.safetensors", "nan.safetensors"), "NaN or infinity"),
         (("flax0.safetensors", "flax1.safetensors", "--weights", "1"), "got 1 weights for 2"),
         (("flax0.safetensors", "flax1.safetensors", "--weights", "1", "-1"), "non-negative"),
+        (("nothing.safetensors", "no.safetensors", "--weights", "0", "0"), "positive sum"),
+        (("nothing.safetensors", "no.safetensors", "--weights", "1", "nan"), "positive sum"),
+        (("nothing.safetensors", "no.safetensors", "--weights", "1", "inf"), "positive sum"),
         (("flax0.safetensors", "flax1.safetensors", "--evaluate", "digits"), "needs --model"),
         (("flax0.safetensors", "flax1.safetensors", "--report", "x"), "needs --evaluate"),
+        (("flax0.safetensors", "flax1.safetensors", "--model", "mlp"), "--model needs --evaluate"),
+        (("flax0.safetensors", "flax1.safetensors", "--width", "2"), "--width needs --evaluate"),
+        (("flax0.safetensors", "flax1.safetensors", "--norm", "layer"), "--norm needs --evaluate"),
+        (("flax0.safetensors", "flax1.safetensors", "--data-dir", "x"), "--data-dir needs"),
+        (("flax0.safetensors", "flax1.safetensors", "--test-split", "x"), "--test-split needs"),
+        (("flax0.safetensors", "flax1.safetensors", "--model", "mlp", "--evaluate", "digits",
+          "--channels", "1"), "--channels has no effect"),
+        (("flax0.safetensors", "flax1.safetensors", "--model", "mlp", "--evaluate", "digits",
+          "--test-split", "x"), "--test-split has no effect on digits"),
+        (("flax0.safetensors", "flax1.safetensors", "--model", "mlp", "--evaluate", "digits",
+          "--width", "half"), "give mlp a number"),
+        (("flax0.safetensors", "flax1.safetensors", "-o", "empty", "--force"),
+         "is no folder of an orbax checkpoint"),
         (("flax0.safetensors", "flax1.safetensors", "-o", "fused.pt"), "end it in .safetensors"),
         (("flax0.safetensors", "flax1.safetensors", "--model", "mlp", "--evaluate", "digits"),
          "is it another width?"),
@@ -204,6 +265,20 @@ def test_evaluation_agrees_with_direct_calls(run, files, networks):
         np.testing.assert_allclose(rows[name]["accuracy"], metrics.accuracy, rtol=1e-6)
         np.testing.assert_allclose(rows[name]["loss"], metrics.loss, rtol=1e-4)
     assert_close(read("fused.safetensors"), torch(fused["aligned average, linear"]))
+
+
+def test_affinity_that_is_chosen_is_in_the_table_and_written(run, files, networks):
+    outcome = run(
+        *("fuse", "flax0.safetensors", "flax0.safetensors", "--affinity", "exact_gaussian"),
+        *("--solver", "coordinate_ascent", "-o", "fused"),
+        *("--model", "mlp", "--width", "0.05", "--evaluate", "digits"),
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    aligned = [name for name in outcome.table() if name.startswith("aligned")]
+    assert aligned == [f"aligned average, {n}" for n in ("linear", "gaussian", "exact_gaussian")]
+    assert "aligned average, linear: flax0.safetensors: ALREADY_ALIGNED" in outcome.out
+    wanted = {f"dense/{i}/kernel": v["kernel"] for i, v in networks[0]["dense"].items()}
+    assert_close(read("fused"), wanted)
 
 
 @pytest.mark.skipif(

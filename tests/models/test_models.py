@@ -113,6 +113,28 @@ def test_vgg11_refuses_unknown_widths(widths, key):
         VGG11(3, 10, widths=widths, rngs=nnx.Rngs(key))
 
 
+@pytest.mark.parametrize("name", ["half", "double", "quad"])
+def test_vgg11_is_created_in_the_widths_of_gamf(name, key):
+    module = nnx.eval_shape(
+        lambda: create("vgg11", input_shape=(32, 32, 3), classes=10, width=name, key=key)
+    )
+    shapes = paths(module)
+    assert tuple(shapes[f"conv/{i}/kernel"][-1] for i in range(8)) == VGG11_WIDTHS[name]
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "message"),
+    [
+        ("mlp", "half", "'half' is a variant of vgg11: give mlp a number"),
+        ("lenet", "quad", "'quad' is a variant of vgg11: give lenet a number"),
+        ("vgg11", "tenfold", "unknown widths 'tenfold'"),
+    ],
+)
+def test_names_of_widths_are_of_vgg11_only(model, width, message, key):
+    with pytest.raises(ValueError, match=message):
+        create(model, input_shape=(8, 8, 1), classes=2, width=width, key=key)
+
+
 def test_norms_have_the_number_of_their_layer(key):
     module = create("lenet", input_shape=(8, 8, 1), classes=10, width=0.5, norm="batch", key=key)
     shapes = paths(module)

@@ -15,7 +15,9 @@ from jaxfuse.align import align_params
 from jaxfuse.connectivity import barrier
 from jaxfuse.fusion import average, fuse
 from jaxfuse.matching import CoordinateAscent
+from jaxfuse.models import create, functional
 from jaxfuse.reporting import Comparison, Curve, Row, compare, comparison_table, plot_barriers
+from jaxfuse.status import Status
 from jaxfuse.training import evaluate
 from tests.oracles import classifier
 
@@ -154,13 +156,69 @@ def test_ensemble_of_a_sure_and_wrong_network_has_a_finite_loss(examples):
     assert np.isfinite(comparison.rows[2].loss)
 
 
+def test_model_without_the_symmetry_is_refused_with_the_groups_that_break_it(examples):
+    module = create(
+        "mlp", input_shape=(1, 3, 1), classes=2, width=0.1, norm="group", key=jax.random.key(0)
+    )
+    apply_group, params = functional(module)
+    images, labels = examples
+    # 40 and 20 units are normalised in five and two groups, 10 units in one.
+    with pytest.raises(ValueError, match=r"units of '[^']*0', '[^']*1' changes .* group norm"):
+        compare([params, params], apply_group, images, labels, affinities={"linear": Linear()})
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_model_with_another_norm_is_accepted(norm, examples):
+    images, labels = examples
+    pair = []
+    for seed in (0, 1):
+        module = create(
+            "mlp", input_shape=(1, 3, 1), classes=2, width=0.02, norm=norm, key=jax.random.key(seed)
+        )
+        apply_norm, params = functional(module)
+        generator = np.random.default_rng(seed)
+        pair.append(
+            jax.tree.map(
+                lambda leaf, g=generator: np.asarray(leaf * g.uniform(0.5, 1.5, leaf.shape), "f4"),
+                params,
+            )
+        )
+    comparison = compare(
+        pair, apply_norm, images, labels, affinities={"linear": Linear()}, solver=SOLVER, points=2
+    )
+    assert np.isfinite(comparison.rows[-1].loss)
+
+
+def test_non_finite_weights_are_named_as_such(networks, examples):
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, networks[0])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        compare([broken, networks[1]], apply_fn, *examples, affinities={"linear": Linear()})
+
+
+def test_status_says_which_matching_did_not_converge(networks, examples, pair):
+    assert [row.status for row in pair[0].rows[:-1]] == [None] * 4
+    first = networks[0]
+    comparison = compare(
+        [first, first, networks[1]],
+        apply_fn,
+        *examples,
+        affinities={"linear": Linear()},
+        solver=SOLVER,
+        names=["one", "same", "other"],
+    )
+    status = comparison.rows[-1].status
+    assert status is not None
+    assert status.startswith(f"same: ALREADY_ALIGNED, {Status.ALREADY_ALIGNED.message}")
+    assert "other" not in status
+
+
 def test_table_has_a_line_for_every_row_and_the_best_in_bold():
     rows = [
         Row("moving average of a parent", 0.99, 0.05),
         Row("prediction ensemble", 0.98, 0.0612),
         Row("plain average", 0.5, 1.25, 1.5, 0.001),
         Row("aligned average, linear", 0.97125, 0.1, 0.05, 12.345),
-        Row("aligned average, gaussian", 0.9, 0.2, -0.0004, 2.0),
+        Row("aligned average, gaussian", 0.9, 0.2, -0.0004, 2.0, "right: NOT_CONVERGED, stopped"),
     ]
     table = comparison_table(rows, "mlp on [digits]")
     assert [row.style for row in table.rows] == [None, None, None, "bold", None]
@@ -176,6 +234,7 @@ def test_table_has_a_line_for_every_row_and_the_best_in_bold():
         ["aligned average, linear", "97.12", "0.100", "0.050", "12.35"],
         ["aligned average, gaussian", "90.00", "0.200", "-0.000", "2.00"],
     ]
+    assert lines[-1].strip() == "aligned average, gaussian: right: NOT_CONVERGED, stopped"
 
 
 CURVES = [
