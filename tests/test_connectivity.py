@@ -18,7 +18,9 @@ def numpy_barriers(losses, ts):
     return (losses - line).max(), losses.max() - (losses[0] + losses[-1]) / 2
 
 
-@pytest.mark.parametrize("ts", [25, [0.0, 0.1, 0.7, 1.0]], ids=["number", "positions"])
+@pytest.mark.parametrize(
+    "ts", [25, np.int64(25), [0.0, 0.1, 0.7, 1.0]], ids=["number", "numpy_number", "positions"]
+)
 def test_both_definitions_match_numpy(ts):
     result = barrier(loss_fn, A, B, ts)
     positions = np.linspace(0, 1, 25) if ts == 25 else np.array(ts)
@@ -53,6 +55,8 @@ def test_same_under_jit_and_vmap():
     [
         ([0.0, 0.5], "begin with 0 and end with 1"),
         ([0.1, 1.0], "begin with 0 and end with 1"),
+        ([0.0, 0.7, 0.3, 1.0], "must rise"),
+        ([0.0, np.nan, 1.0], "must rise"),
         ([0.0], "two positions or more"),
         (1, "two positions or more"),
         ([[0.0, 1.0]], "two positions or more"),
@@ -82,3 +86,27 @@ def test_derivative_along_the_path():
 def test_unlike_networks_are_refused():
     with pytest.raises(ValueError, match="leaf 'w' has shape"):
         interpolate(A, {**B, "w": jnp.ones(3)}, 0.5)
+
+
+@pytest.mark.parametrize("t", [-0.5, 1.5, 2])
+def test_line_goes_on_beyond_the_ends(t):
+    want = (1 - t) * np.float64(A["w"]) + t * np.float64(B["w"])
+    np.testing.assert_allclose(interpolate(A, B, t)["w"], want, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(interpolate)(A, B, t)["w"], want, rtol=1e-6)
+
+
+def test_position_is_a_scalar():
+    for apply in (interpolate, jax.jit(interpolate)):
+        with pytest.raises(ValueError, match=r"t must be one position, got shape \(2,\)"):
+            apply(A, B, jnp.array([0.0, 1.0]))
+
+
+def test_numpy_float64_is_kept():
+    got = interpolate({"w": np.ones(2)}, {"w": np.full(2, 1 + 2.0**-40)}, 0.5)["w"]
+    assert got.dtype == np.float64
+    np.testing.assert_array_equal(got, 1 + 2.0**-41)
+
+
+def test_other_leaves_come_from_the_first():
+    got = interpolate({**A, "act": jax.nn.relu}, {**B, "act": jax.nn.tanh}, 0.5)
+    assert got["act"] is jax.nn.relu

@@ -36,7 +36,8 @@ def fuse(
         weights: the share of each network, normalised to sum to one; equal by default.
         alignment: what `align_params(params[0], params[k])` returned, for k = 1 ... K - 1, where
             that is known already; a single one for two networks.
-        symmetry: as in `align_params`.
+        symmetry: as in `align_params`; not needed where the alignment is given and no correction
+            is wanted.
         affinity: as in `align_params`.
         solver: as in `align_params`.
         correction: "norm" (`rescale_units`; measured best), or None for the bare average.
@@ -46,7 +47,8 @@ def fuse(
         One parameter tree with the structure, shapes and dtypes of the first.
 
     Raises:
-        ValueError: as `align_params` and `average`, and for a wrong number of alignments.
+        ValueError: as `align_params` and `average`, for a wrong number of alignments, and with the
+            correction for a group of which the symmetry names no leaf that computes its units.
 
     Works under `jit` and `vmap`. Differentiable in the parameters, with the matching held fixed.
 
@@ -59,10 +61,15 @@ def fuse(
         >>> bool(jnp.allclose(fused[0], params[0], atol=1e-6))
         True
     """
+    if correction not in ("norm", None):
+        raise ValueError(f"correction={correction!r} is neither 'norm' nor None")
     params = list(params)
     if not params:
         raise ValueError("there is nothing to fuse: pass at least one parameter tree")
-    symmetry = infer_chain(params[0]) if symmetry is None else symmetry
+    if symmetry is None and (alignment is None or correction == "norm"):
+        symmetry = infer_chain(params[0])
+    if symmetry is not None and correction == "norm":
+        _check_outputs(symmetry)
     if alignment is None:
         aligned = [
             align_params(
@@ -85,8 +92,17 @@ def fuse(
         aligned = [each.params for each in known]
     parents = [params[0], *aligned]
     fused = average(parents, weights)
-    if correction is None:
+    if correction is None or symmetry is None:
         return fused
-    if correction != "norm":
-        raise ValueError(f"correction={correction!r} is neither 'norm' nor None")
     return rescale_units(fused, parents, normalise_weights(weights, len(parents)), symmetry)
+
+
+def _check_outputs(symmetry: Symmetry) -> None:
+    """Refuse groups that no leaf computes: their units have no norm to give back."""
+    computed = {t.groups[t.output] for t in symmetry.tensors if t.output is not None}
+    for group in symmetry.groups:
+        if group not in computed:
+            raise ValueError(
+                f"no leaf has the units of group {group!r} as its outputs (TensorAxes.output), so "
+                "their norm can't be restored: pass correction=None, or a symmetry that tells"
+            )

@@ -41,7 +41,11 @@ def infer_chain(params: PyTree) -> Symmetry:
     leaves `[out, in]` and `[out, in, ...]` (PyTorch, Equinox); other names are tried in this
     order. A normalisation layer with the number of a map is taken to follow that map. Skip
     connections have no parameters, so a tree can't show them: numbered blocks of several maps,
-    as residual networks have, are refused.
+    as residual networks have, are refused, and so are recurrent cells, by their names.
+
+    Equal trees can compute different functions: a flat residual network of one width has the tree
+    of a chain. The result is right if the network is the chain that its tree looks like;
+    `jaxfuse.verify` proves it on the network's own function.
 
     Args:
         params: a Linen dict, an NNX state, an Equinox module or nested dicts and lists of arrays,

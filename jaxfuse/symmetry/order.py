@@ -1,8 +1,11 @@
 """The order of the kernels in a chain, by shapes and by the numbers in their names."""
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 
 from jaxfuse.symmetry.layers import REMEDY, Kernel, natural_order, stem_of
+from jaxfuse.symmetry.tree import leaf_name
 
 _SEARCH_LIMIT = 20_000
 
@@ -12,8 +15,10 @@ def order_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
     if not kernels:
         raise ValueError(f"the parameter tree holds no kernel, only vectors. {REMEDY}")
     _refuse_blocks(kernels)
+    _refuse_recurrence(kernels)
     kernels = sorted(kernels, key=lambda kernel: natural_order(kernel.layer))
-    search = _paths((), tuple(kernels), [_SEARCH_LIMIT])
+    budget = [_SEARCH_LIMIT]
+    search = _paths((), tuple(kernels), budget)
     longest: tuple[Kernel, ...] = ()
     found: list[tuple[Kernel, ...]] = []
     for path in search:
@@ -22,6 +27,11 @@ def order_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
             found.append(path)
         if len(found) == 2:
             break
+    if len(found) < 2 and budget[0] <= 0:
+        raise ValueError(
+            f"the order of the {len(kernels)} layers, leaf {kernels[0].path!r} among them, is "
+            f"ambiguous: {_SEARCH_LIMIT} steps of the search left some orders untried. {REMEDY}"
+        )
     if not found:
         left = next(kernel for kernel in kernels if kernel not in longest)
         after = f" after {longest[-1].path!r} {longest[-1].shape}" if longest else ""
@@ -41,7 +51,8 @@ def order_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
 def _refuse_blocks(kernels: Sequence[Kernel]) -> None:
     """Refuse numbered blocks of several maps: they may hold skips that no tree shows."""
     parts = [kernel.layer.split("/") for kernel in kernels]
-    shared = sum(len(set(level)) == 1 for level in zip(*parts, strict=False))
+    levels = zip(*parts, strict=False)
+    shared = len(list(itertools.takewhile(lambda level: len(set(level)) == 1, levels)))
     blocks: dict[str, str] = {}
     for kernel, part in zip(kernels, parts, strict=True):
         for depth in range(shared + 1, len(part)):
@@ -55,6 +66,30 @@ def _refuse_blocks(kernels: Sequence[Kernel]) -> None:
                     f"{REMEDY}"
                 )
             blocks[block] = kernel.path
+
+
+def _refuse_recurrence(kernels: Sequence[Kernel]) -> None:
+    """Refuse recurrent cells: their two kernels feed one sum, and not each other."""
+    inputs: set[tuple[str, ...]] = set()
+    hidden: dict[tuple[str, ...], str] = {}
+    named = None
+    for kernel in kernels:
+        *container, last = re.split(r"[/.]", kernel.layer)
+        if re.match(r"recurrent_kernel$|weight_hh", leaf_name(kernel.path)):
+            named = kernel.path
+        elif match := re.fullmatch(r"(|.*_)([ih])|([ih])([a-z])", last):
+            prefix, role, gate_role, gate = match.groups()
+            cell = (*container, prefix or "", gate or "")
+            if (role or gate_role) == "i":
+                inputs.add(cell)
+            else:
+                hidden[cell] = kernel.path
+    named = named or next((path for cell, path in hidden.items() if cell in inputs), None)
+    if named is not None:
+        raise ValueError(
+            f"leaf {named!r} belongs to a recurrent cell by its name: its outputs come back as "
+            f"its inputs, so that it is no step of a chain. {REMEDY}"
+        )
 
 
 def _paths(

@@ -28,6 +28,11 @@ def permute(params: PyTree, symmetry: Symmetry, permutations: Mapping[str, jax.A
         Parameters of the same structure, shapes and dtypes; NumPy arrays stay NumPy arrays
         outside jit.
 
+    Raises:
+        ValueError: for parameters of another model, a group that the symmetry does not have, and a
+            permutation of the wrong length; where the permutations are concrete, also for one that
+            does not hold every unit once.
+
     Examples:
         >>> import jax.numpy as jnp
         >>> params = {"in": jnp.arange(3.0)[None], "out": jnp.arange(3.0)[:, None]}
@@ -36,6 +41,7 @@ def permute(params: PyTree, symmetry: Symmetry, permutations: Mapping[str, jax.A
         Array([[2., 0., 1.]], dtype=float32)
     """
     symmetry.check(params)
+    _check_permutations(symmetry, permutations)
     tensors = {tensor.path: tensor for tensor in symmetry.tensors}
 
     def reorder(path: str, leaf: Any) -> Any:
@@ -52,6 +58,27 @@ def permute(params: PyTree, symmetry: Symmetry, permutations: Mapping[str, jax.A
         return xp.reshape(viewed, leaf.shape)
 
     return map_named(reorder, params)
+
+
+def _check_permutations(symmetry: Symmetry, permutations: Mapping[str, jax.Array]) -> None:
+    sizes = symmetry.groups
+    for group, permutation in permutations.items():
+        if group not in sizes:
+            raise ValueError(
+                f"the symmetry has no group {group!r}: its groups are {list(sizes)}. Name the "
+                "permutations by its groups"
+            )
+        size = sizes[group]
+        if np.shape(permutation) != (size,):
+            raise ValueError(
+                f"the permutation of group {group!r} has shape {np.shape(permutation)}: pass one "
+                f"of shape {(size,)}, an index for each of its units"
+            )
+        if is_concrete(permutation) and not np.array_equal(np.sort(permutation), np.arange(size)):
+            raise ValueError(
+                f"group {group!r} got {np.asarray(permutation)}, which is no permutation: every "
+                f"number from 0 to {size - 1} must occur once"
+            )
 
 
 def random_permutations(symmetry: Symmetry, key: jax.Array) -> dict[str, jax.Array]:

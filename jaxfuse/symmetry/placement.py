@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from jaxfuse.symmetry.layers import REMEDY, Kernel, Vector, natural_order, numbers_of, stem_of
 
-_SEARCH_LIMIT = 20_000
-
 
 def place_vectors(
     vectors: Sequence[Vector], kernels: tuple[Kernel, ...]
@@ -76,13 +74,25 @@ def _spaces_by_number(
 
 
 def _spaces_by_size(needed: Sequence[int], sizes: Sequence[int]) -> list[int] | None:
-    """Find the only increasing choice of spaces with the needed sizes, if there is only one."""
-    ways: list[list[int]] = [[]]
+    """Find the only increasing choice of spaces with the needed sizes, if there is only one.
+
+    Every choice lies between the leftmost and the rightmost, so it is the only one where they meet.
+    """
+    count = len(sizes)
+    first = _leftmost(needed, sizes)
+    last = _leftmost(needed[::-1], sizes[::-1])
+    if first is None or last is None:
+        return None
+    return first if first == [count - 1 - space for space in reversed(last)] else None
+
+
+def _leftmost(needed: Sequence[int], sizes: Sequence[int]) -> list[int] | None:
+    """Find each needed size in turn at the first place after the one before."""
+    spaces: list[int] = []
     for size in needed:
-        ways = [
-            [*way, space]
-            for way in ways
-            for space in range(way[-1] + 1 if way else 0, len(sizes))
-            if sizes[space] == size
-        ][:_SEARCH_LIMIT]
-    return ways[0] if len(ways) == 1 else None
+        begin = spaces[-1] + 1 if spaces else 0
+        space = next((s for s in range(begin, len(sizes)) if sizes[s] == size), None)
+        if space is None:
+            return None
+        spaces.append(space)
+    return spaces

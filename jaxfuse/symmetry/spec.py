@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxfuse.symmetry.tree import is_weight, leaf_name, named_leaves
@@ -38,9 +39,12 @@ class TensorAxes:
     output: int | None = None
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Symmetry:
     """All permutation groups of a model, frozen and hashable, so static under `jit`.
+
+    It is a pytree without leaves: a jitted function takes it as an argument like any other.
 
     Attributes:
         sizes: pairs of group name and number of units, in the order of the network.
@@ -65,7 +69,10 @@ class Symmetry:
                 pinned factor: `(49, "conv5")` is 49 positions of the channels of `conv5`, the
                 channels varying fastest. Leaves named `mean`, `var`, `running_mean` or
                 `running_var` are taken as statistics, those named `kernel` as `[..., in, out]` and
-                `weight` as `[out, in, ...]`.
+                `weight` as `[out, in, ...]`. Of other names, leaves of two axes and more whose last
+                axis carries a group are taken as `[..., in, out]`, biases and statistics apart.
+                Which axis is `out` matters to the correction of `fuse` alone, which scales the
+                units that a leaf computes.
             params: the parameters, or their shapes.
 
         Returns:
@@ -107,10 +114,11 @@ class Symmetry:
                     f"have: they hold {list(leaves)}. Was it made for another model?"
                 )
             shape = np.shape(leaves[tensor.path])
-            if math.prod(shape) != math.prod(tensor.shape):
+            if not _is_merged(tensor.shape, shape):
                 raise ValueError(
                     f"the symmetry views leaf {tensor.path!r} as {tensor.shape}, and its shape is "
-                    f"{shape}. Was it made for another width?"
+                    f"{shape}, which joining neighbouring axes of the view does not give. Was it "
+                    "made for another width or layout?"
                 )
             for axis, group in enumerate(tensor.groups):
                 if group is not None and groups.get(group) != tensor.shape[axis]:
@@ -118,8 +126,9 @@ class Symmetry:
                         f"axis {axis} of leaf {tensor.path!r}, viewed as {tensor.shape}, carries "
                         f"group {group!r}, whose size is {groups.get(group)}"
                     )
+        carried = {tensor.path for tensor in self.tensors}
         for path, leaf in leaves.items():
-            if path in {tensor.path for tensor in self.tensors} and not is_weight(leaf):
+            if path in carried and not is_weight(leaf):
                 raise ValueError(f"leaf {path!r} carries a group, and is no array of real numbers")
 
 
@@ -159,6 +168,9 @@ def _read_axes(path: str, entries: Sequence[AxisSpec], shape: tuple[int, ...]) -
             spatial = spatial[-taps:] if name == "weight" else spatial[:taps]
         edge += spatial
     output = {"kernel": len(sizes) - 1, "weight": 0}.get(name)
+    per_unit = "bias" in name or is_statistic(path)
+    if output is None and not per_unit and groups and groups[-1] is not None:
+        output = len(sizes) - 1
     return TensorAxes(
         path,
         tuple(sizes),
@@ -167,6 +179,20 @@ def _read_axes(path: str, entries: Sequence[AxisSpec], shape: tuple[int, ...]) -
         is_statistic(path),
         output if len(shape) > 1 else None,
     )
+
+
+def _is_merged(view: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Tell whether joining neighbouring axes of the view gives the shape."""
+    rest = list(view)
+    for size in shape:
+        if not rest:
+            return False
+        product = rest.pop(0)
+        while product != size and rest:
+            product *= rest.pop(0)
+        if product != size:
+            return False
+    return math.prod(rest) == 1
 
 
 def _group_sizes(tensors: Sequence[TensorAxes], leaves: Mapping[str, Any]) -> dict[str, int]:

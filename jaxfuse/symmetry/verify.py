@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxfuse.symmetry.permute import permute, random_permutations
 from jaxfuse.symmetry.spec import Symmetry
+from jaxfuse.symmetry.tree import is_weight
 
 PyTree = Any
 
@@ -38,8 +39,10 @@ def verify(
         symmetry: the symmetry to prove.
         apply_fn: `apply_fn(params, *inputs) -> outputs`.
         params: parameters with values that differ from unit to unit; freshly initialised ones
-            hide mistakes in biases and statistics that are all equal.
-        *inputs: a batch of inputs.
+            hide mistakes in biases and statistics that are all equal. Leaves that are no arrays
+            of real numbers, such as the functions in an Equinox module, reach `apply_fn` as they
+            are.
+        *inputs: a batch of inputs, arrays or pytrees of them.
         key: source of the permutations.
         tolerance: largest relative change that counts as rounding; the default leaves room for
             sums of a few thousand float32 terms in another order.
@@ -55,11 +58,23 @@ def verify(
         >>> verify(spec, net, params, jnp.ones((2, 3)), key=jax.random.key(0)).holds
         True
     """
-    apply_fn = jax.jit(apply_fn)
-    reference = apply_fn(params, *inputs)
+    leaves, structure = jax.tree.flatten(params)
+
+    @jax.jit
+    def outputs_of(weights: list[jax.Array], inputs: tuple[Any, ...]) -> jax.Array:
+        supply = iter(weights)
+        complete = [next(supply) if is_weight(leaf) else leaf for leaf in leaves]
+        return apply_fn(jax.tree.unflatten(structure, complete), *inputs)
+
+    reference = outputs_of(_weights(params), inputs)
     scale = jnp.maximum(jnp.max(jnp.abs(reference)), jnp.finfo(reference.dtype).tiny)
     errors = {}
     for group, permutation in random_permutations(symmetry, key).items():
-        outputs = apply_fn(permute(params, symmetry, {group: permutation}), *inputs)
+        moved = permute(params, symmetry, {group: permutation})
+        outputs = outputs_of(_weights(moved), inputs)
         errors[group] = float(jnp.max(jnp.abs(outputs - reference)) / scale)
     return Verification(errors, all(error <= tolerance for error in errors.values()))
+
+
+def _weights(params: PyTree) -> list[jax.Array]:
+    return [leaf for leaf in jax.tree.leaves(params) if is_weight(leaf)]

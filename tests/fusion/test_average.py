@@ -40,9 +40,30 @@ def test_half_precision_is_summed_in_float32(dtype):
     np.testing.assert_array_equal(np.float32(got), 1024.0)
 
 
-def test_numpy_float64_leaves_are_taken():
-    got = average([{"w": np.zeros(2)}, {"w": np.ones(2)}])["w"]
-    np.testing.assert_allclose(got, 0.5)
+@pytest.mark.parametrize("weights", [None, [1, 1, 1], jnp.ones(3)])
+def test_numpy_float64_is_kept(weights):
+    trees = [{"w": np.full(2, 1 + 2.0**-40 * i)} for i in range(3)]
+    got = average(trees, weights)["w"]
+    assert isinstance(got, np.ndarray)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, 1 + 2.0**-40, rtol=1e-15)
+
+
+def test_numpy_beside_jax_arrays_and_under_jit_is_an_array_of_jax():
+    trees = [{"w": np.zeros(2)}, {"w": np.ones(2)}]
+    mixed = average([trees[0], {"w": jnp.ones(2)}])["w"]
+    traced = jax.jit(lambda weights: average(trees, weights))(jnp.array([1.0, 1.0]))["w"]
+    for got in (mixed, traced):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
+def test_numpy_half_precision_is_summed_in_float32(dtype):
+    trees = [{"w": np.full(2, value).astype(dtype)} for value in (2048.0, 1.0, 1.0, 2046.0)]
+    got = average(trees)["w"]
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(np.float32(got), 1024.0)
 
 
 def test_leaves_that_are_no_weights_come_from_the_first():

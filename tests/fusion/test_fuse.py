@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfuse import align_params, average, fuse, infer_chain, permute
+from jaxfuse import Symmetry, align_params, average, fuse, infer_chain, permute
 from jaxfuse.fusion.rescale import unit_norms
 from jaxfuse.symmetry import random_permutations
 
@@ -98,3 +98,50 @@ def test_gradient_with_the_matching_held_fixed(parents):
 def test_bad_input_is_refused(parents, count, arguments, message):
     with pytest.raises(ValueError, match=message):
         fuse(parents[0][:count], **arguments)
+
+
+NAMES = ("W1", "b1", "W2", "b2", "W3", "b3")
+TABLE = {"W1": (None, "g"), "b1": ("g",), "W2": ("g", "h"), "b2": ("h",), "W3": ("h", None)}
+
+
+def test_written_symmetry_of_any_names_is_corrected_like_the_inferred(parents):
+    trees, alignments = parents
+    pair = [dict(zip(NAMES, tree, strict=True)) for tree in (trees[0], alignments[0].params)]
+    written = Symmetry.from_axes(TABLE, pair[0])
+    got = fuse(pair, alignment=alignments[0]._replace(params=pair[1]), symmetry=written)
+    want = fuse(trees[:2], alignment=alignments[0])
+    chex.assert_trees_all_close([got[name] for name in NAMES], want, rtol=1e-6)
+    bare = average([trees[0], alignments[0].params])
+    assert not np.allclose(got["W1"], bare[0], rtol=1e-3)
+
+
+def test_group_that_no_leaf_computes_is_refused():
+    # Written [out, in], which no name tells.
+    trees = [{"U": jnp.ones((5, 3)), "b": jnp.ones(5)}]
+    spec = Symmetry.from_axes({"U": ("h", None), "b": ("h",)}, trees[0])
+    with pytest.raises(ValueError, match=r"units of group 'h' as its outputs.*correction=None"):
+        fuse(trees, symmetry=spec)
+    chex.assert_trees_all_close(fuse(trees, symmetry=spec, correction=None), trees[0])
+
+
+def test_no_symmetry_is_needed_without_alignment_and_correction(parents):
+    trees = [{"a": jnp.ones((3, 5)) * k, "b": jnp.ones((6, 2))} for k in (1, 3)]
+    known = parents[1][0]._replace(params=trees[1])
+    fused = fuse(trees, alignment=known, correction=None)
+    np.testing.assert_allclose(fused["a"], 2.0)
+    with pytest.raises(ValueError, match="could not be placed"):
+        fuse(trees, alignment=known)
+    # What is wrong with the choice is said before anything is computed.
+    with pytest.raises(ValueError, match="neither 'norm' nor None"):
+        fuse(trees, correction="mean")
+
+
+def test_numpy_float64_is_kept():
+    trees = [[np.asarray(leaf, np.float64) for leaf in network(seed)] for seed in range(2)]
+    for correction in ("norm", None):
+        fused = fuse(trees, correction=correction, solver="coordinate_ascent")
+        assert all(isinstance(leaf, np.ndarray) for leaf in fused)
+        assert {leaf.dtype for leaf in fused} == {np.dtype(np.float64)}
+        halves = [[np.float32(leaf) for leaf in tree] for tree in trees]
+        single = fuse(halves, correction=correction, solver="coordinate_ascent")
+        chex.assert_trees_all_close([np.float32(leaf) for leaf in fused], single, rtol=1e-5)

@@ -1,11 +1,17 @@
 """Symmetries read off a tree, proved on the network's own function."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from jaxfuse.symmetry import infer_chain, permute, random_permutations, verify
+from jaxfuse.symmetry import infer_chain, order, permute, random_permutations, verify
+from jaxfuse.symmetry.placement import _spaces_by_size
 from jaxfuse.symmetry.tree import is_weight, named_leaves
 from tests.symmetry.networks import CHAINS, conv_oihw, image, linen, nnx_mlp, randomise
 
@@ -151,6 +157,30 @@ BAD = {
         },
         "'layer1.0.conv1.weight'.*one block 'layer1'.*symmetry=",
     ),
+    "blocks_of_blocks": (
+        {
+            f"block_{b}": {f"cbn_{i}": {"conv": {"kernel": jnp.ones((3, 3, 4, 4))}} for i in (0, 1)}
+            for b in (0, 1)
+        },
+        "'block_0/cbn_0/conv/kernel'.*one block 'block_0'.*symmetry=",
+    ),
+    "simple_cell": (
+        {"cell": kernels(dense_i=(3, 5), dense_h=(5, 5)), "head": {"kernel": jnp.ones((5, 2))}},
+        "leaf 'cell/dense_h/kernel' belongs to a recurrent cell.*symmetry=",
+    ),
+    "gates": (
+        kernels(ii=(3, 5), hi=(5, 5), io=(3, 5), ho=(5, 5)),
+        "leaf 'hi/kernel' belongs to a recurrent cell",
+    ),
+    "bare_cell": ({"i": jnp.ones((3, 5)), "h": jnp.ones((5, 5))}, "'h' belongs to a recurrent"),
+    "recurrent_kernel": (
+        {"kernel": jnp.ones((3, 5)), "recurrent_kernel": jnp.ones((5, 5))},
+        "'recurrent_kernel' belongs to a recurrent cell",
+    ),
+    "torch_cell": (
+        {"rnn.weight_ih_l0": jnp.ones((5, 3)), "rnn.weight_hh_l0": jnp.ones((5, 5))},
+        "'rnn.weight_hh_l0' belongs to a recurrent cell",
+    ),
     "vectors": ({"scale": jnp.ones(3)}, "no kernel, only vectors.*symmetry="),
     "empty": ({}, "no arrays of real numbers"),
     "integers": ({"w": jnp.arange(3)}, "no arrays of real numbers"),
@@ -196,3 +226,48 @@ def test_norm_without_number_is_placed_by_its_size(key):
         return jnp.tanh(x * p["norm"]["weight"][None]) @ p["fc2"]["weight"].T
 
     assert verify(infer_chain(params), apply_fn, params, image(2, 2, 3, 3), key=key).holds
+
+
+def test_cell_of_flax_is_refused():
+    class Network(nnx.Module):
+        def __init__(self, rngs):
+            self.cell = nnx.SimpleCell(3, 5, rngs=rngs)
+            self.head = nnx.Linear(5, 2, rngs=rngs)
+
+    state = nnx.state(nnx.eval_shape(lambda: Network(nnx.Rngs(0))), nnx.Param)
+    with pytest.raises(ValueError, match="'cell/dense_h/kernel' belongs to a recurrent cell"):
+        infer_chain(state)
+
+
+def test_names_that_only_resemble_a_cell_are_a_chain():
+    assert list(infer_chain(kernels(dense_i=(3, 5), dense_o=(5, 2))).groups) == ["dense_i"]
+    # Input, hidden and output layers: no kernel from hidden to hidden.
+    names = {"weight_ih": jnp.ones((3, 5)), "weight_ho": jnp.ones((5, 2))}
+    assert list(infer_chain(names).groups.values()) == [5]
+
+
+def test_search_that_ends_early_proves_nothing(monkeypatch):
+    params = kernels(a=(3, 4), b=(4, 5), c=(5, 6), d=(6, 2))
+    assert list(infer_chain(params).groups) == ["a", "b", "c"]
+    for limit in (1, 3, 4):
+        monkeypatch.setattr(order, "_SEARCH_LIMIT", limit)
+        with pytest.raises(ValueError, match=r"'a/kernel'.*ambiguous.*untried.*symmetry="):
+            infer_chain(params)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    needed=st.lists(st.integers(1, 3), max_size=4), sizes=st.lists(st.integers(1, 3), max_size=7)
+)
+@example(needed=[1, 2], sizes=[1, 3, 2])
+@example(needed=[1, 2], sizes=[1, 2, 2])
+def test_vectors_are_placed_by_size_where_there_is_one_way(needed, sizes):
+    choices = itertools.combinations(range(len(sizes)), len(needed))
+    ways = [list(way) for way in choices if [sizes[space] for space in way] == needed]
+    assert _spaces_by_size(needed, sizes) == (ways[0] if len(ways) == 1 else None)
+
+
+def test_vectors_are_placed_by_size_without_a_limit():
+    # Thirty of sixty equal spaces can be chosen in 10^17 ways, and the last size only in one.
+    assert _spaces_by_size([8] * 30 + [4], [8] * 60 + [4]) is None
+    assert _spaces_by_size([8] * 60 + [4], [8] * 60 + [4]) == list(range(61))

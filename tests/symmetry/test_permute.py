@@ -71,3 +71,26 @@ def test_random_permutations_differ_by_group_and_repeat_by_key(key):
         assert columns.dtype == jnp.int32
         np.testing.assert_array_equal(np.sort(columns), np.arange(30))
     assert random_permutations(Symmetry((), ()), key) == {}
+
+
+@pytest.mark.parametrize(
+    ("permutations", "message"),
+    [
+        ({"conv2": jnp.arange(4)}, "no group 'conv2': its groups are .'conv1', 'fc1'."),
+        ({"conv1": jnp.arange(3)}, r"'conv1' has shape \(3,\): pass one of shape \(4,\)"),
+        ({"conv1": jnp.arange(4)[None]}, r"'conv1' has shape \(1, 4\)"),
+    ],
+)
+def test_permutations_of_unknown_groups_and_wrong_lengths_are_refused(permutations, message):
+    for apply in (lambda params, p: permute(params, SYMMETRY, p), move):
+        with pytest.raises(ValueError, match=message):
+            apply(PARAMS, permutations)
+
+
+@pytest.mark.parametrize("columns", [[0, 1, 2, 2], [1, 2, 3, 4], [-1, 0, 1, 2]])
+@pytest.mark.parametrize("xp", [jnp, np])
+def test_concrete_values_that_are_no_permutation_are_refused(columns, xp):
+    with pytest.raises(
+        ValueError, match=r"'conv1' got .* no permutation: every number from 0 to 3"
+    ):
+        permute(PARAMS, SYMMETRY, {"conv1": xp.asarray(columns)})

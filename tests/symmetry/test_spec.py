@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfuse.symmetry import Symmetry, infer_chain, permute, verify
+from jaxfuse import align_params
+from jaxfuse.symmetry import Symmetry, TensorAxes, infer_chain, permute, verify
 from tests.symmetry.networks import image, randomise, torch_state
 
 
@@ -110,6 +111,9 @@ def test_wrong_tables_are_refused(axes, message):
     [
         ({"a": PARAMS["a"]}, "speaks of leaf 'b'.*another model"),
         ({"a": jnp.ones((3, 9)), "b": jnp.ones((8, 2))}, r"views leaf 'a' as \(3, 8\).*\(3, 9\)"),
+        ({"a": jnp.ones((8, 3)), "b": PARAMS["b"]}, r"\(8, 3\).*neighbouring axes.*or layout"),
+        ({"a": jnp.ones((2, 12)), "b": PARAMS["b"]}, r"views leaf 'a' as \(3, 8\)"),
+        ({"a": jnp.ones((3, 8, 1)), "b": PARAMS["b"]}, r"views leaf 'a' as \(3, 8\)"),
         ({"a": jnp.ones((3, 8), int), "b": PARAMS["b"]}, "'a' carries a group.*no array of real"),
     ],
 )
@@ -117,3 +121,70 @@ def test_parameters_of_another_model_are_refused(params, message):
     symmetry = Symmetry.from_axes({"a": (None, "h"), "b": ("h", None)}, PARAMS)
     with pytest.raises(ValueError, match=message):
         symmetry.check(params)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [
+        ((6, 4, 1, 5), True),
+        ((2, 12, 1, 5), True),
+        ((24, 5), True),
+        ((6, 4, 5), True),
+        ((2, 3, 4, 1, 5), True),
+        ((120,), True),
+        ((4, 6, 5), False),
+        ((8, 3, 5), False),
+        ((6, 4, 5, 1), False),
+        ((), False),
+    ],
+)
+def test_view_is_the_shape_with_axes_split(shape, fits):
+    view = TensorAxes("w", (2, 3, 4, 1, 5), (None, "h", None, None, None))
+    symmetry = Symmetry((("h", 3),), (view,))
+    if fits:
+        symmetry.check({"w": jnp.ones(shape)})
+    else:
+        with pytest.raises(ValueError, match="neighbouring axes"):
+            symmetry.check({"w": jnp.ones(shape)})
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "axes", "output"),
+    [
+        ("W1", (3, 4), (None, "g"), 1),
+        ("W2", (4, 3), ("g", None), None),
+        ("taps", (3, 3, 2, 4), (None, None, None, "g"), 3),
+        ("table", (3, 8), (None, (2, "g")), 2),
+        ("weight", (4, 3), ("g", None), 0),
+        ("weight", (3, 4), (None, "g"), 0),
+        ("kernel", (3, 4), (None, "g"), 1),
+        ("bias", (2, 4), (None, "g"), None),
+        ("running_mean", (1, 4), (None, "g"), None),
+        ("scale", (4,), ("g",), None),
+    ],
+)
+def test_outputs_by_name_and_by_default(path, shape, axes, output):
+    params = {path: jnp.ones(shape), "b": jnp.ones(4)}
+    symmetry = Symmetry.from_axes({path: axes, "b": ("g",)}, params)
+    assert {t.path: t.output for t in symmetry.tensors} == {path: output, "b": None}
+
+
+def test_symmetry_is_a_static_argument_of_jit():
+    params = [jnp.arange(24.0).reshape(3, 8), jnp.ones((8, 2))]
+    table = {"0": (None, "h"), "1": ("h", None)}
+    traces = []
+
+    @jax.jit
+    def move(params, symmetry, permutations):
+        traces.append(symmetry)
+        return permute(params, symmetry, permutations)
+
+    permutations = {"h": jnp.arange(8)[::-1]}
+    for _ in range(2):
+        moved = move(params, Symmetry.from_axes(table, params), permutations)
+    assert len(traces) == 1
+    np.testing.assert_array_equal(moved[0], params[0][:, ::-1])
+    assert jax.tree.leaves(traces[0]) == []
+    spec = Symmetry.from_axes(table, params)
+    alignment = jax.jit(align_params)(params, moved, symmetry=spec)
+    np.testing.assert_array_equal(alignment.params[0], params[0])

@@ -1,7 +1,8 @@
+import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxfuse.symmetry import Symmetry, verify
+from jaxfuse.symmetry import Symmetry, infer_chain, verify
 from tests.symmetry.networks import image, randomise
 
 PARAMS = randomise({"in": jnp.zeros((3, 6)), "bias": jnp.zeros(6), "out": jnp.zeros((6, 2))})
@@ -40,3 +41,36 @@ def test_tolerance_is_relative_to_the_outputs(key):
     assert large.errors["h"] == pytest.approx(small.errors["h"], rel=1e-3)
     assert small.holds
     assert not large.holds
+
+
+def test_functions_and_counters_among_the_leaves(key):
+    params = {**PARAMS, "act": jax.nn.relu, "power": 2, "step": jnp.int32(3)}
+
+    def apply_fn(p, batch):
+        x = p["act"](batch["x"] @ p["in"] + p["bias"][None]) ** p["power"]
+        return x @ p["out"] + p["step"] * batch["shift"][0]
+
+    x = {"x": image(5, 3), "shift": (jnp.float32(1),)}
+    assert verify(Symmetry.from_axes(RIGHT, params), apply_fn, params, x, key=key).holds
+    wrong = Symmetry.from_axes({"in": RIGHT["in"], "bias": RIGHT["bias"]}, params)
+    assert not verify(wrong, apply_fn, params, x, key=key).holds
+
+
+def test_equinox_module_is_its_own_function(key):
+    eqx = pytest.importorskip("equinox")
+    model = randomise(eqx.filter_eval_shape(eqx.nn.MLP, 3, 2, 5, 2, key=key))
+    symmetry = infer_chain(model)
+    result = verify(symmetry, lambda m, x: jax.vmap(m)(x), model, image(4, 3), key=key)
+    assert result.holds
+    assert list(result.errors) == list(symmetry.groups)
+
+
+def test_parameters_are_compiled_once(key):
+    traces = []
+
+    def traced(p, x):
+        traces.append(x)
+        return apply_fn(p, x)
+
+    verify(Symmetry.from_axes(RIGHT, PARAMS), traced, PARAMS, image(5, 3), key=key)
+    assert len(traces) == 1
