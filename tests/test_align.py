@@ -230,7 +230,7 @@ def integers(tree):
         ),
         (renamed, "leaf 'fc2/bias' is in params_a and not in params_b"),
         (lambda b: [b], "not the same kind of network"),
-        (integers, "leaf 'fc0/kernel' carries a group, and is no array of real numbers"),
+        (integers, "leaf 'fc0/bias' carries a group, and is no array of real numbers"),
     ],
     ids=["widths", "names", "containers", "integers"],
 )
