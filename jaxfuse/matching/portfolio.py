@@ -30,7 +30,7 @@ class Portfolio:
             percent the objective says nothing of the fused network (over 24 matchings of the
             OTFusion pair its correlation with accuracy is -0.2, `benchmarks/fusion_pair.py`), and
             an earlier solver's result is kept; where one solver fails, the other's objective is
-            higher by tens of percent.
+            higher by tens of percent. The value was chosen on that same pair.
         polish: the ascent that follows from the best.
 
     Examples:
