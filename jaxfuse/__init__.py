@@ -14,7 +14,14 @@ from jaxfuse.matching import (
     build_problem,
 )
 from jaxfuse.status import Status
-from jaxfuse.symmetry import Symmetry, infer_chain, permute, verify
+from jaxfuse.symmetry import (
+    Symmetry,
+    infer_chain,
+    infer_symmetry,
+    permute,
+    register_rule,
+    verify,
+)
 
 __version__ = "0.1.0"
 
@@ -37,10 +44,12 @@ __all__ = [
     "fuse",
     "hungarian",
     "infer_chain",
+    "infer_symmetry",
     "interpolate",
     "mean_logits",
     "mean_probabilities",
     "permute",
+    "register_rule",
     "rescale_units",
     "sinkhorn",
     "verify",

@@ -17,7 +17,9 @@ from jaxfuse.matching import (
     Solver,
     build_problem,
 )
+from jaxfuse.matching.nodes import nest
 from jaxfuse.matching.problem import Backend
+from jaxfuse.matching.result import select
 from jaxfuse.status import Status, is_concrete
 from jaxfuse.symmetry import Symmetry, infer_chain, permute
 from jaxfuse.symmetry.tree import check_same_trees, is_weight, map_named, named_leaves
@@ -44,6 +46,8 @@ class Alignment(NamedTuple):
     Attributes:
         params: the parameters of B with their units reordered: same structure, shapes and dtypes.
         permutations: per group int32 `[n]`; unit i of A corresponds to unit `permutation[i]` of B.
+            A group that something indexes has one for each of its entries, `[..., n]`, of shape
+            `symmetry.shape(group)`, as `jaxfuse.permute` takes them.
         objective: the similarity that the matching reaches, float32.
         status: int32, a `jaxfuse.Status`.
         trace: float32 `[steps]`, the objective of the (soft) matching along the way.
@@ -157,10 +161,7 @@ def _match(
     else:
         matching = solver.solve(problem, key=key)
     status = jnp.where(finite, matching.status, Status.NON_FINITE).astype(jnp.int32)
-    permutations = {
-        group: jnp.where(finite, columns, identity[group])
-        for group, columns in matching.permutations.items()
-    }
+    permutations = nest(symmetry, select(finite, matching.permutations, identity))
     objective = jnp.where(finite, matching.objective, jnp.nan)
     return matching._replace(permutations=permutations, objective=objective, status=status)
 

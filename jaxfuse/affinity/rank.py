@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfuse.affinity.edges import edges
 from jaxfuse.affinity.exact_gaussian import ExactGaussian
 from jaxfuse.affinity.gaussian import Gaussian
+from jaxfuse.affinity.terms import list_terms
 from jaxfuse.symmetry.spec import Symmetry
 
 RANKS = (8, 16, 32, 64, 128, 256)
@@ -41,11 +41,9 @@ def resolve_rank(
         8, 16, ..., 256; 256 where even that leaves a larger error.
     """
     needed = {"rank": RANKS[0], "terms": RANKS[0]}
-    for tensor in symmetry.tensors:
-        if tensor.statistic:
-            continue
-        sample_a = _subsample(edges(weights_a[tensor.path], tensor))
-        sample_b = _subsample(edges(weights_b[tensor.path], tensor))
+    for term in list_terms(symmetry):
+        sample_a = _subsample(term.edges(weights_a[term.tensor.path]))
+        sample_b = _subsample(term.edges(weights_b[term.tensor.path]))
         kind = "terms" if sample_a.shape[-1] == 1 else "rank"
         for features in RANKS[RANKS.index(needed[kind]) :]:
             needed[kind] = features

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfuse.symmetry.chain import Chain, read_chain
-from jaxfuse.symmetry.layers import Kernel, Vector
+from jaxfuse.symmetry.chain.layers import Kernel, Vector
 from jaxfuse.symmetry.tree import map_named, named_leaves
 
 PyTree = Any

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfuse.status import is_concrete
-from jaxfuse.symmetry.spec import Symmetry
+from jaxfuse.symmetry.permute import context_axes, spread
+from jaxfuse.symmetry.spec import Symmetry, TensorAxes
 from jaxfuse.symmetry.tree import map_named, named_leaves
 
 PyTree = Any
@@ -55,44 +56,53 @@ def rescale_units(
     for group, norm in unit_norms(fused, symmetry).items():
         target = sum(share * other[group] for share, other in zip(shares, norms, strict=True))
         factors[group] = jnp.where(norm > 0, target / jnp.where(norm > 0, norm, 1.0), 1.0)
-    tensors = {tensor.path: tensor for tensor in symmetry.tensors}
+    computing: dict[str, list[TensorAxes]] = {}
+    for tensor in symmetry.tensors:
+        if _computed(tensor) is not None:
+            computing.setdefault(tensor.path, []).append(tensor)
 
     def scale(path: str, leaf: Any) -> Any:
-        tensor = tensors.get(path)
-        if tensor is None or tensor.output is None:
-            return leaf
-        factor = factors.get(tensor.groups[tensor.output])
-        if factor is None:
-            return leaf
-        units = [1] * len(tensor.shape)
-        units[tensor.output] = -1
-        if isinstance(leaf, np.ndarray) and is_concrete(factor):
+        for tensor in computing.get(path, ()):
+            factor = factors[str(_computed(tensor))]
             # NumPy on NumPy keeps float64, which JAX would round.
-            scaled = leaf.reshape(tensor.shape) * np.asarray(factor).reshape(units)
-            return scaled.reshape(leaf.shape).astype(leaf.dtype)
-        viewed = jnp.reshape(leaf, tensor.shape) * factor.reshape(units)
-        return jnp.reshape(viewed, jnp.shape(leaf)).astype(
-            jax.dtypes.canonicalize_dtype(leaf.dtype)
-        )
+            if isinstance(leaf, np.ndarray) and is_concrete(factor):
+                factor = np.asarray(factor)
+            factor = spread(factor, _unit_axes(tensor, symmetry), len(tensor.shape))
+            leaf = tensor.put(leaf, tensor.take(leaf) * factor)
+        return leaf
 
     return map_named(scale, fused)
 
 
-def unit_norms(params: PyTree, symmetry: Symmetry) -> dict[str | None, jax.Array]:
-    """Return per group the norm of the incoming weights of every unit, `[n]`.
+def unit_norms(params: PyTree, symmetry: Symmetry) -> dict[str, jax.Array]:
+    """Return per group the norm of the incoming weights of every unit, `symmetry.shape(group)`.
 
-    Its derivative at zero is zero.
+    The weights of one unit may lie in several leaves or blocks. The derivative at zero is zero.
     """
     leaves = named_leaves(params)
-    squares: dict[str | None, jax.Array] = {}
+    squares: dict[str, jax.Array] = {}
     for tensor in symmetry.tensors:
-        if tensor.output is None or tensor.groups[tensor.output] is None:
+        group = _computed(tensor)
+        if group is None:
             continue
-        viewed = jnp.reshape(leaves[tensor.path], tensor.shape).astype(jnp.float32)
-        others = tuple(axis for axis in range(viewed.ndim) if axis != tensor.output)
-        group = tensor.groups[tensor.output]
-        squares[group] = squares.get(group, 0.0) + jnp.sum(jnp.square(viewed), axis=others)
+        block = jnp.asarray(tensor.take(leaves[tensor.path])).astype(jnp.float32)
+        units = _unit_axes(tensor, symmetry)
+        others = [axis for axis in range(block.ndim) if axis not in units]
+        block = jnp.transpose(block, (*units, *others))
+        total = jnp.sum(jnp.square(block), axis=tuple(range(len(units), block.ndim)))
+        squares[group] = squares[group] + total if group in squares else total
     return {
         group: jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1.0)), 0.0)
         for group, total in squares.items()
     }
+
+
+def _computed(tensor: TensorAxes) -> str | None:
+    """Return the group of the units that a leaf computes."""
+    return None if tensor.output is None else tensor.groups[tensor.output]
+
+
+def _unit_axes(tensor: TensorAxes, symmetry: Symmetry) -> tuple[int, ...]:
+    """Return the axes of the view that tell the computed units apart."""
+    assert tensor.output is not None
+    return (*context_axes(symmetry, tensor, tensor.output), tensor.output)

@@ -1,6 +1,6 @@
 """Coordinate ascent: Git Re-Basin's weight matching, one group at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxfuse.assignment import hungarian
-from jaxfuse.matching.problem import Permutations, Problem
+from jaxfuse.matching.problem import Permutations, Problem, picked
 from jaxfuse.matching.projection import assign
-from jaxfuse.matching.result import Matching, keep_better
+from jaxfuse.matching.result import Matching, keep_better, select
 
 _GAIN = 1e-6
 
@@ -23,6 +22,7 @@ class CoordinateAscent:
 
     Algorithm 1 of Git Re-Basin (Ainsworth et al., ICLR 2023). Monotone, and quick to stop: it ends
     at the first matching that no single group can improve, and its result depends on the order.
+    Groups that index one another, as heads and the units inside them, are solved together.
 
     Attributes:
         max_sweeps: most passes over all groups (100, as the released code).
@@ -53,7 +53,10 @@ class CoordinateAscent:
         key: jax.Array | None = None,
     ) -> Matching:
         """Match from the identity, or from the rounded start."""
-        permutations = problem.identity() if start is None else assign(start, problem.backend)
+        if start is None:
+            permutations = problem.identity()
+        else:
+            permutations = assign(start, problem.backend, problem.parents)
         ascent = self.ascend(problem, permutations, key)
         kept = keep_better(problem, ascent.permutations, ~ascent.gained)
         return Matching(*kept, ascent.trace, ascent.sweep)
@@ -72,19 +75,17 @@ class CoordinateAscent:
                 "it gets none: use order='forward' there"
             )
         objective = problem.objective_at(permutations)
-        groups = list(problem.nodes)
+        trees = problem.trees
 
         def sweep(state: Ascent) -> Ascent:
             if key is None or self.order == "forward":
                 moved, gained = state.permutations, jnp.bool_(False)
-                for group in groups:
-                    moved, better = self._improve(problem, group, moved)
+                for tree in trees:
+                    moved, better = self._improve(problem, tree, moved)
                     gained |= better
             else:
-                moves = [
-                    lambda p, group=group: self._improve(problem, group, p) for group in groups
-                ]
-                order = jax.random.permutation(jax.random.fold_in(key, state.sweep), len(groups))
+                moves = [lambda p, tree=tree: self._improve(problem, tree, p) for tree in trees]
+                order = jax.random.permutation(jax.random.fold_in(key, state.sweep), len(trees))
 
                 def step(carried: Permutations, index: jax.Array) -> tuple[Permutations, jax.Array]:
                     return lax.switch(index, moves, carried)
@@ -109,23 +110,44 @@ class CoordinateAscent:
         )
 
     def _improve(
-        self, problem: Problem, group: str, permutations: Permutations
+        self, problem: Problem, tree: Sequence[str], permutations: Permutations
     ) -> tuple[Permutations, jax.Array]:
-        """Reassign one group if that gains."""
-        scores = problem.group_scores(group, permutations)
-        best = hungarian(scores, backend=problem.backend).columns
-        proposal = {**permutations, group: best}
-        rows = jnp.arange(scores.shape[0])
-        now = jnp.sum(scores[rows, permutations[group]])
-        if any(g == h == group for g, h in problem.links):
-            # The group meets itself in a tensor: its scores are only the slope.
+        """Reassign one tree of nodes if that gains, most often a single group."""
+        moved, better = self._reassign(problem, tree, permutations)
+        parents = dict(problem.parents)
+        if problem.meets_itself(tree):
+            # The tree as a whole is no longer an assignment; the units of one group are, while
+            # what indexes them stays.
+            for node in tree:
+                if node in parents:
+                    below = [other for other in tree if _is_below(other, node, parents)]
+                    moved, gained = self._reassign(problem, below, moved)
+                    better |= gained
+        return moved, better
+
+    def _reassign(
+        self, problem: Problem, nodes: Sequence[str], permutations: Permutations
+    ) -> tuple[Permutations, jax.Array]:
+        """Reassign a node and all below it, what is above it fixed, if that gains."""
+        parents = dict(problem.parents)
+        scores = {node: problem.group_scores(node, permutations) for node in nodes}
+        above = {parents[node] for node in nodes if node in parents} - set(nodes)
+        fixed = {node: permutations[node] for node in above}
+        best = assign(scores, problem.backend, problem.parents, fixed)
+        if problem.meets_itself(nodes):
+            # The nodes meet in a tensor: their scores are only the slope.
             now = problem.objective_at(permutations)
-            gain = problem.objective_at(proposal) - now
+            gain = problem.objective_at({**permutations, **best}) - now
         else:
-            gain = jnp.sum(scores[rows, best]) - now
+            now = picked(scores, {node: permutations[node] for node in nodes})
+            gain = picked(scores, best) - now
         better = gain > self.tolerance * jnp.abs(now)
-        chosen = jnp.where(better, best, permutations[group])
-        return {**permutations, group: chosen}, better
+        return {**permutations, **select(better, best, permutations)}, better
+
+
+def _is_below(node: str, top: str, parents: Mapping[str, str]) -> bool:
+    """Tell whether a node is another, or indexed by it."""
+    return node == top or (node in parents and _is_below(parents[node], top, parents))
 
 
 class Ascent(NamedTuple):

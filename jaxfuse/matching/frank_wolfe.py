@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
-from jaxfuse.matching.problem import Permutations, Problem, Scores, inner
+from jaxfuse.matching.problem import Permutations, Problem, Scores, inner, picked
 from jaxfuse.matching.projection import assign
 from jaxfuse.matching.result import Matching, select
 
@@ -23,6 +24,9 @@ class FrankWolfe:
     size for all groups. J is quadratic, so on the segment from P to D it is a parabola and the
     step is exact; its slope is affine, so the scores at the new point are the same mixture of
     those at P and at D, and an iteration costs the scores at a permutation, half of a gradient.
+    Where a tensor joins three groups or more, J is a polynomial of higher degree: it is sampled on
+    the segment, maximised on a grid, and the gradient is taken anew.
+
     Starts at the barycentre, where no order is preferred. The best permutation met on the way is
     kept, and polished by coordinate ascent.
 
@@ -55,7 +59,7 @@ class FrankWolfe:
     ) -> Matching:
         """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
         walk = self.walk(problem, problem.barycentre() if start is None else dict(start))
-        rounded = assign(walk.point, problem.backend)
+        rounded = assign(walk.point, problem.backend, problem.parents)
         value = problem.objective_at(rounded)
         ahead = value > walk.best_objective
         best = select(ahead, rounded, walk.best)
@@ -64,7 +68,11 @@ class FrankWolfe:
     def walk(self, problem: Problem, point: Scores) -> "Walk":
         """Run the iteration from a doubly stochastic point; no rounding, no polish."""
         slope = problem.scores(point)
-        objective = (inner(problem.nodes, point) + inner(slope, point)) / 2
+        if problem.is_quadratic:
+            objective = (inner(problem.nodes, point) + inner(slope, point)) / 2
+        else:
+            objective = problem.objective(point)
+        step = self._step if problem.is_quadratic else self._step_sampled
         first = Walk(
             point,
             slope,
@@ -77,29 +85,58 @@ class FrankWolfe:
         )
         return lax.while_loop(
             lambda state: state.rising & (state.iteration < self.max_iterations),
-            lambda state: self._step(problem, state),
+            lambda state: step(problem, state),
             first,
         )
 
     def _step(self, problem: Problem, state: "Walk") -> "Walk":
-        corner = assign(state.slope, problem.backend)
+        corner = assign(state.slope, problem.backend, problem.parents)
         corner_slope = problem.scores_at(corner)
         # J is half of <C, P> + <slope, P>, as a quadratic form is half its slope's product, and
         # J(P + t (D - P)) = J(P) + t gain + t^2 bend, from inner products alone.
         at_point = inner(state.slope, state.point)
-        towards = _at(state.slope, corner)
+        towards = picked(state.slope, corner)
         gain = towards - at_point
-        at_corner = _at(corner_slope, corner)
-        corner_value = (_at(problem.nodes, corner) + at_corner) / 2
+        at_corner = picked(corner_slope, corner)
+        corner_value = (picked(problem.nodes, corner) + at_corner) / 2
         bend = (at_corner - inner(corner_slope, state.point) - towards + at_point) / 2
         vertex = jnp.where(bend < 0, -gain / jnp.where(bend < 0, 2 * bend, 1.0), 1.0)
         step = jnp.clip(vertex, 0.0, 1.0)
         rise = step * gain + step**2 * bend
+        point = {g: _move(p, corner[g], step) for g, p in state.point.items()}
+        slope = {g: s + step * (corner_slope[g] - s) for g, s in state.slope.items()}
+        return self._moved(state, point, slope, rise, corner, corner_value)
+
+    def _step_sampled(self, problem: Problem, state: "Walk") -> "Walk":
+        """Step where J is a polynomial of the degree of the largest link."""
+        corner = assign(state.slope, problem.backend, problem.parents)
+
+        def point_at(step: jax.Array) -> Scores:
+            return {g: _move(p, corner[g], step) for g, p in state.point.items()}
+
+        degree = max(len(link) for link in problem.links)
+        knots = jnp.linspace(0.0, 1.0, degree + 1)
+        values = lax.map(lambda step: problem.objective(point_at(step)), knots)
+        step = maximise_polynomial(values)
+        point = point_at(step)
+        objective, slope = jax.value_and_grad(problem.objective)(point)
+        rise = objective - state.objective
+        return self._moved(state, point, slope, rise, corner, values[-1])
+
+    def _moved(
+        self,
+        state: "Walk",
+        point: Scores,
+        slope: Scores,
+        rise: jax.Array,
+        corner: Permutations,
+        corner_value: jax.Array,
+    ) -> "Walk":
         objective = state.objective + rise
         ahead = corner_value > state.best_objective
         return Walk(
-            {g: _move(p, corner[g], step) for g, p in state.point.items()},
-            {g: s + step * (corner_slope[g] - s) for g, s in state.slope.items()},
+            point,
+            slope,
             objective,
             select(ahead, corner, state.best),
             jnp.maximum(corner_value, state.best_objective),
@@ -122,17 +159,28 @@ class Walk(NamedTuple):
     rising: jax.Array
 
 
-def _at(scores: Mapping[str, jax.Array], permutations: Permutations) -> jax.Array:
-    """Return the inner product of scores with permutation matrices."""
-    return sum(
-        (
-            jnp.sum(jnp.take_along_axis(scores[group], columns[:, None], axis=1))
-            for group, columns in permutations.items()
-        ),
-        start=jnp.float32(0),
-    )
-
-
 def _move(point: jax.Array, corner: jax.Array, step: jax.Array) -> jax.Array:
     rows = jnp.arange(point.shape[0])
     return ((1 - step) * point).at[rows, corner].add(step)
+
+
+def maximise_polynomial(values: jax.Array) -> jax.Array:
+    """Return where on [0, 1] a polynomial is largest, to a thousandth.
+
+    Args:
+        values: of a polynomial of degree k at 0, 1/k, ..., 1, `[k + 1]`.
+
+    Examples:
+        >>> knots = jnp.linspace(0.0, 1.0, 4)
+        >>> print(f"{maximise_polynomial(knots - knots**3):.3f}")
+        0.577
+    """
+    degree = len(values) - 1
+    grid = np.linspace(0.0, 1.0, 1001)
+    knots = np.linspace(0.0, 1.0, degree + 1)
+    at_grid = np.vander(grid, degree + 1) @ np.linalg.inv(np.vander(knots, degree + 1))
+    # Only differences count: of large values near each other little else would be left.
+    fitted = jnp.dot(
+        jnp.asarray(at_grid, jnp.float32), values - values[0], precision=lax.Precision.HIGHEST
+    )
+    return jnp.asarray(grid, jnp.float32)[jnp.argmax(fitted)]

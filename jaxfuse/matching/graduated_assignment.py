@@ -10,10 +10,11 @@ import numpy as np
 from jax import lax
 
 from jaxfuse.affinity.block import SecondMoment
+from jaxfuse.affinity.multilinear import ScoreVariance
 from jaxfuse.assignment import Potentials
 from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
 from jaxfuse.matching.problem import Problem, Scores, inner
-from jaxfuse.matching.projection import assign, soften
+from jaxfuse.matching.projection import assign, cold_potentials, soften
 from jaxfuse.matching.result import Matching
 
 
@@ -78,7 +79,7 @@ class GraduatedAssignment:
     ) -> Matching:
         """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
         cooled, trace = self.anneal(problem, problem.barycentre() if start is None else dict(start))
-        rounded = assign(cooled, problem.backend)
+        rounded = assign(cooled, problem.backend, problem.parents)
         finished = jnp.bool_(True)
         return finish(problem, rounded, self.polish, finished, trace, jnp.int32(len(trace)))
 
@@ -92,10 +93,10 @@ class GraduatedAssignment:
         first = _Cooling(
             matching,
             {group: self.tau_start * scale for group, scale in unit.items()},
-            {group: Potentials(jnp.zeros(n), jnp.zeros(n)) for group, n in problem.sizes.items()},
+            cold_potentials(problem.sizes, problem.parents),
             problem.objective(matching),
         )
-        meets_itself = any(g == h for g, h in problem.links)
+        meets_itself = any(problem.meets_itself(tree) for tree in problem.trees)
 
         def step(state: _Cooling, tau: jax.Array) -> tuple[_Cooling, jax.Array]:
             for groups in problem.colours():
@@ -105,7 +106,9 @@ class GraduatedAssignment:
                     scores = {g: s - self.reaction * echo[g] for g, s in slope.items()}
                 warm = {group: state.potentials[group] for group in groups}
                 taus = {group: tau * unit[group] for group in groups}
-                cooled, potentials = soften(scores, taus, warm, self.sinkhorn_iterations)
+                cooled, potentials = soften(
+                    scores, taus, warm, self.sinkhorn_iterations, problem.parents
+                )
                 # J is affine in groups that share no tensor.
                 rise = inner(slope, cooled) - inner(slope, state.matching)
                 state = _Cooling(
@@ -123,6 +126,9 @@ class GraduatedAssignment:
         return last.matching, trace
 
 
+Moment = SecondMoment | ScoreVariance
+
+
 class _Cooling(NamedTuple):
     matching: Scores
     tau: Mapping[str, jax.Array]
@@ -130,27 +136,34 @@ class _Cooling(NamedTuple):
     objective: jax.Array
 
 
-def noise_scale(problem: Problem, moments: Sequence[SecondMoment]) -> dict[str, jax.Array]:
+def noise_scale(problem: Problem, moments: Sequence[Moment]) -> dict[str, jax.Array]:
     """Return per group the standard deviation of a score between unrelated units.
 
     A score sums k over the edges of a unit. Were the edges unrelated, the variances would add up:
     those of the node terms as they are, and per block the second moment of k times the number of
-    edges.
+    edges. To the score of a parent's pair every unit of the matched entry adds one of its own.
     """
     variance = {
         group: jnp.mean(jnp.square(double_centred(scores)))
         for group, scores in problem.nodes.items()
     }
     sizes = problem.sizes
-    for (g, h), moment in zip(problem.links, moments, strict=True):
-        variance[g] = variance[g] + sizes[h] * moment.scale
-        variance[h] = variance[h] + sizes[g] * moment.scale
+    for link, moment in zip(problem.links, moments, strict=True):
+        if isinstance(moment, ScoreVariance):
+            added = moment.carriers
+        else:
+            added = tuple(sizes[other] * moment.scale for other in reversed(link))
+        for node, part in zip(link, added, strict=True):
+            variance[node] = variance[node] + part
+    deepest = sorted(problem.parents, key=lambda pair: sizes[pair[0]], reverse=True)
+    for child, parent in deepest:
+        variance[parent] = variance[parent] + sizes[child] // sizes[parent] * variance[child]
     return {group: jnp.sqrt(jnp.where(v > 0, v, 1.0)) for group, v in variance.items()}
 
 
 def reaction(
     problem: Problem,
-    moments: Sequence[SecondMoment],
+    moments: Sequence[Moment],
     matching: Scores,
     tau: Mapping[str, jax.Array],
 ) -> Scores:
@@ -158,13 +171,16 @@ def reaction(
 
     Args:
         problem: the objective.
-        moments: of its blocks.
+        moments: of its blocks. Those that join more than two groups give no echo.
         matching: the soft matchings; those of the neighbours have answered to the group's own.
         tau: the temperatures they were made at.
     """
     response = {g: p * (1 - p) / tau[g] for g, p in matching.items()}
     strength = {g: jnp.zeros_like(p) for g, p in matching.items()}
-    for (g, h), moment in zip(problem.links, moments, strict=True):
+    for link, moment in zip(problem.links, moments, strict=True):
+        if isinstance(moment, ScoreVariance):
+            continue
+        g, h = link
         scale, row_a, column_a, row_b, column_b = moment
         from_g = row_a @ response[g] @ row_b
         from_h = column_a @ response[h] @ column_b

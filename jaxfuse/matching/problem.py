@@ -1,6 +1,7 @@
 """The matching problem: one differentiable objective over a soft matching of every group."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxfuse.affinity.block import HIGHEST, Affinity, Block
-from jaxfuse.affinity.edges import edges
+from jaxfuse.affinity.multilinear import MultilinearBlock, multilinear_block
+from jaxfuse.affinity.terms import list_terms
+from jaxfuse.matching.nodes import list_nodes, node_name
 from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import named_leaves
 
@@ -24,40 +27,71 @@ Backend = Literal["auto", "host", "callback", "jax"]
 class Problem:
     """The objective of matching two networks.
 
-    For matchings P, one `[n, n]` matrix per group,
-    `J(P) = sum_g <C_g, P_g> + sum_T J_T(P_g, P_h)`: the node terms C_g compare what each unit has
-    of its own (biases, edges to inputs and outputs), and a block per tensor T compares the edges
-    between two groups. P is a permutation matrix, or doubly stochastic; `P[i, j] = 1` says that
-    unit i of A corresponds to unit j of B.
+    For matchings P, one `[n, n]` matrix per node,
+    `J(P) = sum_g <C_g, P_g> + sum_T J_T(P_g, P_h, ...)`: the node terms C_g compare what each unit
+    has of its own (biases, edges to inputs and outputs), and a block per tensor T compares the
+    edges between two groups, or more. P is a permutation matrix, or doubly stochastic;
+    `P[i, j] = 1` says that unit i of A corresponds to unit j of B.
+
+    A node is a group; of a group that is indexed by pinned axes, as in a stack of layers, it is
+    one entry. A group that another one indexes, as heads do the units inside them, is one node
+    with all units of all entries, `n = entries * units`, and that other's node is its parent:
+    where the parent's matching takes entry i to entry j, that of the child takes the units of i to
+    those of j. A node with all its descendants is a tree; `jaxfuse.matching.nodes` turns the
+    permutations of nodes into those of groups.
 
     Attributes:
-        nodes: per group the scores C_g, float32 `[n, n]`.
-        blocks: the affinity blocks, one per tensor that joins two groups.
-        links: per block its two groups.
+        nodes: per node the scores C_g, float32 `[n, n]`.
+        blocks: the affinity blocks, one per tensor that joins two groups or more.
+        links: per block its nodes.
         backend: who solves assignments, as in `jaxfuse.hungarian`.
+        parents: pairs of a node and its parent, for the nodes that have one.
     """
 
     nodes: Scores
-    blocks: tuple[Block, ...]
-    links: tuple[tuple[str, str], ...] = field(metadata={"static": True})
+    blocks: tuple[Block | MultilinearBlock, ...]
+    links: tuple[tuple[str, ...], ...] = field(metadata={"static": True})
     backend: Backend = field(default="auto", metadata={"static": True})
+    parents: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of units of every group."""
-        return {group: scores.shape[-1] for group, scores in self.nodes.items()}
+        """Number of units of every node."""
+        return {node: scores.shape[-1] for node, scores in self.nodes.items()}
+
+    @property
+    def trees(self) -> tuple[tuple[str, ...], ...]:
+        """The nodes, each root with all its descendants; a node without either is a tree too."""
+        parents = dict(self.parents)
+
+        def root(node: str) -> str:
+            return root(parents[node]) if node in parents else node
+
+        members: dict[str, list[str]] = {node: [] for node in self.nodes if node not in parents}
+        for node in self.nodes:
+            members[root(node)].append(node)
+        return tuple(tuple(nodes) for nodes in members.values())
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether no tensor joins more than two groups, so that the scores are affine in P."""
+        return all(len(link) <= 2 for link in self.links)
+
+    def meets_itself(self, tree: Sequence[str]) -> bool:
+        """Tell whether a tensor joins nodes of one tree, so that J is not affine in the tree."""
+        return any(sum(node in tree for node in link) > 1 for link in self.links)
 
     def objective(self, matching: Mapping[str, jax.Array]) -> jax.Array:
-        """Return J at soft matchings `[n, n]`; its gradient are the scores of every group."""
+        """Return J at soft matchings `[n, n]`; its gradient are the scores of every node."""
         total = inner(self.nodes, matching)
-        for (g, h), block in zip(self.links, self.blocks, strict=True):
-            total += block.value(matching[g], matching[h])
+        for link, block in zip(self.links, self.blocks, strict=True):
+            total += block.value(*(matching[node] for node in link))
         return total
 
     def scores(
         self, matching: Mapping[str, jax.Array], groups: Iterable[str] | None = None
     ) -> Scores:
-        """Return dJ/dP `[n, n]` of the named groups, by default of all, at soft matchings."""
+        """Return dJ/dP `[n, n]` of the named nodes, by default of all, at soft matchings."""
         moving = {group: matching[group] for group in (groups or self.nodes)}
         return jax.grad(lambda part: self.objective({**matching, **part}))(moving)
 
@@ -67,47 +101,58 @@ class Problem:
         for group, scores in self.nodes.items():
             picked = jnp.take_along_axis(scores, permutations[group][:, None], axis=1)
             total += jnp.sum(picked)
-        for (g, h), block in zip(self.links, self.blocks, strict=True):
-            total += block.value_at(permutations[g], permutations[h])
+        for link, block in zip(self.links, self.blocks, strict=True):
+            total += block.value_at(*(permutations[node] for node in link))
         return total
 
     def scores_at(self, permutations: Mapping[str, jax.Array]) -> Scores:
-        """Return dJ/dP of every group at permutations: half the products of `scores`."""
+        """Return dJ/dP of every node at permutations: half the products of `scores`."""
         return {group: self.group_scores(group, permutations) for group in self.nodes}
 
     def group_scores(self, group: str, permutations: Mapping[str, jax.Array]) -> jax.Array:
-        """Return dJ/dP of one group at permutations."""
+        """Return dJ/dP of one node at permutations."""
         total = self.nodes[group]
-        for (g, h), block in zip(self.links, self.blocks, strict=True):
-            if g == group:
-                total = total + block.row_scores(permutations[h])
-            if h == group:
-                total = total + block.column_scores(permutations[g])
+        for link, block in zip(self.links, self.blocks, strict=True):
+            columns = [permutations[node] for node in link]
+            for slot, node in enumerate(link):
+                if node == group:
+                    total = total + _slot_scores(block, slot, columns)
         return total
 
     def colours(self) -> tuple[tuple[str, ...], ...]:
-        """Return the groups in classes that share no tensor, so that a class moves as one."""
-        neighbours: dict[str, set[str]] = {group: set() for group in self.nodes}
-        for g, h in self.links:
-            neighbours[g].add(h)
-            neighbours[h].add(g)
-        classes: list[list[str]] = []
-        for group in self.nodes:
+        """Return the nodes in classes whose trees share no tensor, so that a class moves as one."""
+        trees = self.trees
+        tree_of = {node: index for index, tree in enumerate(trees) for node in tree}
+        neighbours: dict[int, set[int]] = {index: set() for index in range(len(trees))}
+        for link in self.links:
+            for index in {tree_of[node] for node in link}:
+                neighbours[index].update(tree_of[node] for node in link)
+        classes: list[list[int]] = []
+        for index in neighbours:
             for members in classes:
-                if not neighbours[group].intersection(members):
-                    members.append(group)
+                if not neighbours[index].intersection(members):
+                    members.append(index)
                     break
             else:
-                classes.append([group])
-        return tuple(tuple(members) for members in classes)
+                classes.append([index])
+        return tuple(tuple(n for index in members for n in trees[index]) for members in classes)
 
     def barycentre(self) -> Scores:
-        """Return the uniform doubly stochastic matrix of every group."""
+        """Return the uniform doubly stochastic matrix of every node."""
         return {group: jnp.full((n, n), 1.0 / n) for group, n in self.sizes.items()}
 
     def identity(self) -> Permutations:
-        """Return the identity permutation of every group."""
+        """Return the identity permutation of every node."""
         return {group: jnp.arange(n, dtype=jnp.int32) for group, n in self.sizes.items()}
+
+
+def _slot_scores(
+    block: Block | MultilinearBlock, slot: int, permutations: Sequence[jax.Array]
+) -> jax.Array:
+    if isinstance(block, MultilinearBlock):
+        return block.scores(slot, *permutations)
+    p, q = permutations
+    return block.column_scores(p) if slot else block.row_scores(q)
 
 
 def build_problem(
@@ -129,6 +174,11 @@ def build_problem(
     Returns:
         The problem, in float32 whatever the dtype of the parameters.
 
+    Raises:
+        ValueError: if a tensor carries a group without what indexes it, and if one that joins more
+            than two groups, or two that another indexes in common, meets an affinity without
+            features (`ExactGaussian`).
+
     Examples:
         >>> import jax.numpy as jnp
         >>> from jaxfuse.affinity import Linear
@@ -139,26 +189,41 @@ def build_problem(
         ({'0': 4, '1': 5}, (('0', '1'),))
     """
     leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
-    nodes = {group: jnp.zeros((n, n), jnp.float32) for group, n in symmetry.sizes}
+    listed = list_nodes(symmetry)
+    sizes = {name: math.prod(node.shape) for name, node in listed.items()}
+    nodes = {name: jnp.zeros((n, n), jnp.float32) for name, n in sizes.items()}
     blocks, links = [], []
-    for tensor in symmetry.tensors:
-        if tensor.statistic:
-            continue
-        edges_a = edges(leaves_a[tensor.path], tensor)
-        edges_b = edges(leaves_b[tensor.path], tensor)
+    for term in list_terms(symmetry):
+        tensor = term.tensor
+        edges_a, edges_b = (term.edges(leaves[tensor.path]) for leaves in (leaves_a, leaves_b))
         chex.assert_equal_shape([edges_a, edges_b])
-        groups = [group for group in tensor.groups if group is not None]
-        if len(groups) == 1:
-            nodes[groups[0]] = nodes[groups[0]] + affinity.node_scores(edges_a, edges_b)
-        else:
-            blocks.append(affinity.block(edges_a, edges_b))
-            links.append((groups[0], groups[1]))
-    return Problem(nodes, tuple(blocks), tuple(links), backend)
+        link = tuple(node_name(carrier.group, carrier.entries) for carrier in term.carriers)
+        if len(link) == 1:
+            nodes[link[0]] = nodes[link[0]] + affinity.node_scores(edges_a, edges_b)
+            continue
+        block = affinity.block(edges_a, edges_b)
+        if not term.is_pairwise:
+            block = multilinear_block(block, term)
+        blocks.append(block)
+        links.append(link)
+    parents = tuple((name, node.parent) for name, node in listed.items() if node.parent)
+    return Problem(nodes, tuple(blocks), tuple(links), backend, parents)
 
 
 def inner(left: Mapping[str, jax.Array], right: Mapping[str, jax.Array]) -> jax.Array:
     """Return the inner product of two dicts of matrices."""
     return sum(
         (jnp.vdot(left[group], right[group], precision=HIGHEST) for group in left),
+        start=jnp.float32(0),
+    )
+
+
+def picked(scores: Mapping[str, jax.Array], permutations: Mapping[str, jax.Array]) -> jax.Array:
+    """Return the inner product of a dict of scores with permutations, int32 `[n]` each."""
+    return sum(
+        (
+            jnp.sum(jnp.take_along_axis(scores[group], columns[:, None], axis=1))
+            for group, columns in permutations.items()
+        ),
         start=jnp.float32(0),
     )

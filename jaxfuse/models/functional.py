@@ -48,24 +48,24 @@ class _ModuleFunction:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceFunction(_ModuleFunction):
-    """Pure inference-mode function `(params, x) -> logits` of a module."""
+    """Pure inference-mode function `(params, *inputs) -> outputs` of a module."""
 
     __hash__ = _ModuleFunction.__hash__
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, *inputs: jax.Array) -> jax.Array:
         """Compute the module's output with running statistics and without dropout.
 
         Args:
             params: Nested dict as `functional` returns it.
-            x: Input of the module.
+            *inputs: Inputs of the module.
 
         Returns:
-            Its output. Differentiable in `params` and `x`.
+            Its output. Differentiable in `params` and the inputs.
 
         Raises:
             ValueError: Leaves of `params` are missing or unknown.
         """
-        return self.module(params)(x)  # pyright: ignore[reportCallIssue]
+        return self.module(params)(*inputs)  # pyright: ignore[reportCallIssue]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +125,14 @@ class TrainingFunction(_ModuleFunction):
 def functional(module: nnx.Module) -> tuple[InferenceFunction, Params]:
     """Turn a module into a pure inference-mode function and its parameters.
 
-    Works for any NNX module that is called with one input. The module itself is left as it is.
+    Works for any NNX module that is called with arrays. The module itself is left as it is.
 
     Args:
         module: The module.
 
     Returns:
-        `apply_fn` with `apply_fn(params, x) -> logits`, fit for `jit`, `vmap` and `grad`, hashable
-        and equal for modules of one structure; and `params`, a nested dict of arrays with string
+        `apply_fn` with `apply_fn(params, *inputs) -> outputs`, fit for `jit`, `vmap` and `grad`,
+        hashable and equal for modules of one structure; and `params`, a nested dict of arrays with string
         keys (list indices too: `params["dense"]["0"]["kernel"]`), with running statistics
         (`nnx.BatchStat`) and without random state.
 

@@ -2,15 +2,25 @@
 
 from jaxfuse.symmetry.chain import infer_chain
 from jaxfuse.symmetry.permute import permute, random_permutations
+from jaxfuse.symmetry.proof.verify import Verification, verify
 from jaxfuse.symmetry.spec import Symmetry, TensorAxes
-from jaxfuse.symmetry.verify import Verification, verify
+from jaxfuse.symmetry.trace import (
+    Site,
+    UnknownPrimitiveWarning,
+    infer_symmetry,
+    register_rule,
+)
 
 __all__ = [
+    "Site",
     "Symmetry",
     "TensorAxes",
+    "UnknownPrimitiveWarning",
     "Verification",
     "infer_chain",
+    "infer_symmetry",
     "permute",
     "random_permutations",
+    "register_rule",
     "verify",
 ]

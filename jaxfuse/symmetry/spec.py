@@ -1,27 +1,67 @@
 """The symmetry of a network as data: which tensor axes must be permuted together."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxfuse.symmetry.tree import is_weight, leaf_name, named_leaves
 
+if TYPE_CHECKING:
+    from jaxfuse.symmetry.proof.verify import Verification
+
 PyTree = Any
 AxisSpec = str | None | tuple["int | str | None", ...]
+Run = tuple[int, int, int]
+
+
+def expand(runs: Sequence[Run]) -> np.ndarray:
+    """Return the positions in runs `(start, count, step)`.
+
+    Examples:
+        >>> expand(((0, 2, 1), (10, 3, 5)))
+        array([ 0,  1, 10, 15, 20])
+    """
+    parts = [start + step * np.arange(count) for start, count, step in runs]
+    return np.concatenate(parts) if parts else np.arange(0)
+
+
+def compress(positions: Sequence[int] | np.ndarray) -> tuple[Run, ...]:
+    """Write positions as runs, `expand` turned round.
+
+    Examples:
+        >>> compress([0, 1, 10, 15, 20])
+        ((0, 2, 1), (10, 3, 5))
+    """
+    flat = [int(position) for position in positions]
+    runs: list[Run] = []
+    begin = 0
+    while begin < len(flat):
+        step = flat[begin + 1] - flat[begin] if begin + 1 < len(flat) else 1
+        end = begin + 1
+        while end < len(flat) and flat[end] - flat[end - 1] == step:
+            end += 1
+        runs.append((flat[begin], end - begin, step))
+        begin = end
+    return tuple(runs)
 
 
 @dataclass(frozen=True)
 class TensorAxes:
     """The groups that the axes of one leaf carry.
 
+    A leaf whose axis is a direct sum (concatenated features, fused projections, stacked gates) has
+    one entry per block.
+
     Attributes:
         path: the leaf, as `jaxfuse.symmetry.tree.leaf_path` writes it.
-        shape: the shape the leaf is viewed in. It differs from the leaf's own where one axis is a
-            product of several, as the input axis of a dense layer behind a flatten is.
+        shape: the shape the leaf, or its block, is viewed in. It differs from the leaf's own where
+            one axis is a product of several, as the input axis of a dense layer behind a flatten
+            is, or the heads and the units of each head.
         groups: per axis of `shape` the group it carries, or None where it is pinned.
         edge: the pinned axes whose entries make up the vector on one edge (the taps of a
             convolution, the positions of a flatten). The other pinned axes count as units that
@@ -29,6 +69,10 @@ class TensorAxes:
         statistic: whether the leaf is a running statistic: permuted with its group, and left out
             of every similarity.
         output: for a kernel the axis of the units that it computes, None for any other leaf.
+        pins: per axis of `shape` the name of what pins it (`Symmetry.pinned`), or None where it
+            carries a group; empty where that is not known, as in a table written by hand.
+        index: per axis of the leaf the entries that belong to this block, as runs
+            `(start, count, step)`, or None for all of them; empty for a whole leaf.
     """
 
     path: str
@@ -37,6 +81,74 @@ class TensorAxes:
     edge: tuple[int, ...] = ()
     statistic: bool = False
     output: int | None = None
+    pins: tuple[str | None, ...] = ()
+    index: tuple[tuple[Run, ...] | None, ...] = ()
+
+    def take(self, leaf: Any) -> Any:
+        """Return the block of a leaf, viewed as `shape`; a NumPy array stays one.
+
+        Examples:
+            >>> half = TensorAxes("kernel", (2, 3), (None, "h"), index=(None, ((3, 3, 1),)))
+            >>> half.take(np.arange(12).reshape(2, 6))
+            array([[ 3,  4,  5],
+                   [ 9, 10, 11]])
+        """
+        xp = np if isinstance(leaf, np.ndarray) else jnp
+        for axis, positions in self._positions():
+            leaf = xp.take(leaf, positions, axis=axis)
+        return xp.reshape(leaf, self.shape)
+
+    def put(self, leaf: Any, block: Any) -> Any:
+        """Return the leaf with its block replaced by one of shape `shape`.
+
+        Two NumPy arrays give a NumPy array, a copy.
+        """
+        taken = dict(self._positions())
+        sizes = [
+            len(taken[axis]) if axis in taken else size for axis, size in enumerate(np.shape(leaf))
+        ]
+        if isinstance(leaf, np.ndarray) and isinstance(block, np.ndarray):
+            new = leaf.copy()
+            new[self._grid(np.shape(leaf))] = block.reshape(sizes)
+            return new
+        leaf = jnp.asarray(leaf)
+        if not taken:
+            return jnp.reshape(block, leaf.shape).astype(leaf.dtype)
+        where = self._grid(leaf.shape)
+        return leaf.at[where].set(jnp.reshape(block, sizes).astype(leaf.dtype))
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether a leaf of this shape has such a block."""
+        sizes = list(shape)
+        if self.index and len(self.index) != len(sizes):
+            return False
+        for axis, positions in self._positions():
+            if np.any(positions >= sizes[axis]):
+                return False
+            sizes[axis] = len(positions)
+        return _is_merged(self.shape, tuple(sizes))
+
+    def _positions(self) -> list[tuple[int, np.ndarray]]:
+        """Return per axis that is taken in part the positions of its entries."""
+        return [(axis, expand(runs)) for axis, runs in enumerate(self.index) if runs is not None]
+
+    def _grid(self, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        taken = dict(self._positions())
+        return np.ix_(*(taken.get(axis, np.arange(size)) for axis, size in enumerate(shape)))
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An array between the layers of a network that carries groups.
+
+    Attributes:
+        role: whether a layer takes it ("input", after the nonlinearity) or computes it ("output",
+            before bias and nonlinearity).
+        tensor: its axes, for the inputs that were traced; its path is the place in the program.
+    """
+
+    role: Literal["input", "output"]
+    tensor: TensorAxes
 
 
 @jax.tree_util.register_static
@@ -48,16 +160,42 @@ class Symmetry:
 
     Attributes:
         sizes: pairs of group name and number of units, in the order of the network.
-        tensors: one entry per leaf that carries a group.
+        tensors: one entry per leaf, or block of a leaf; those that carry no group may be left out.
+        over: pairs of a group and what it is indexed by, outermost first, for the groups that have
+            one permutation for each entry of something else: the units inside a head for each
+            head, the units of a layer for each layer of a stack. What indexes is another group,
+            which moves the entries as wholes, or a pinned axis of `pinned`.
+        pinned: triples of name, size and reason of the axes of leaves that can't be permuted;
+            empty where that is not known.
+        activations: the arrays between the layers that carry the groups, in the order of the
+            program; they depend on the inputs that were traced, and equality does not.
     """
 
     sizes: tuple[tuple[str, int], ...]
     tensors: tuple[TensorAxes, ...]
+    over: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    pinned: tuple[tuple[str, int, str], ...] = ()
+    activations: tuple[Activation, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def groups(self) -> dict[str, int]:
         """Number of units of every group, by name."""
         return dict(self.sizes)
+
+    def contexts(self, group: str) -> tuple[str, ...]:
+        """Return the names of what a group is indexed by, outermost first."""
+        return dict(self.over).get(group, ())
+
+    def shape(self, group: str) -> tuple[int, ...]:
+        """Return the shape of a group's permutations: `[n]`, or `[..., n]` with its contexts.
+
+        Examples:
+            >>> heads = Symmetry((("heads", 4), ("units", 8)), (), over=(("units", ("heads",)),))
+            >>> heads.shape("units")
+            (4, 8)
+        """
+        sizes = self.groups | {name: size for name, size, _ in self.pinned}
+        return (*(sizes[name] for name in self.contexts(group)), sizes[group])
 
     @classmethod
     def from_axes(cls, axes: Mapping[str, Sequence[AxisSpec]], params: PyTree) -> "Symmetry":
@@ -114,7 +252,7 @@ class Symmetry:
                     f"have: they hold {list(leaves)}. Was it made for another model?"
                 )
             shape = np.shape(leaves[tensor.path])
-            if not _is_merged(tensor.shape, shape):
+            if not tensor.fits(shape):
                 raise ValueError(
                     f"the symmetry views leaf {tensor.path!r} as {tensor.shape}, and its shape is "
                     f"{shape}, which joining neighbouring axes of the view does not give. Was it "
@@ -126,10 +264,129 @@ class Symmetry:
                         f"axis {axis} of leaf {tensor.path!r}, viewed as {tensor.shape}, carries "
                         f"group {group!r}, whose size is {groups.get(group)}"
                     )
-        carried = {tensor.path for tensor in self.tensors}
+        carried = {tensor.path for tensor in self.tensors if any(tensor.groups)}
         for path, leaf in leaves.items():
             if path in carried and not is_weight(leaf):
                 raise ValueError(f"leaf {path!r} carries a group, and is no array of real numbers")
+
+    def table(self, *, width: int = 100, groups: int = 60, leaves: int = 4, pins: int = 4) -> str:
+        """Print the groups, what they lie on and what is pinned: `jaxfuse.symmetry.table`.
+
+        Args:
+            width: the columns to fill at most.
+            groups: the most groups to print.
+            leaves: the most places to print for each group.
+            pins: the most pinned axes to print for each reason.
+
+        Returns:
+            Plain text.
+        """
+        from jaxfuse.symmetry.table import table
+
+        return table(self, width=width, groups=groups, leaves=leaves, pins=pins)
+
+    def to_json(self) -> str:
+        """Write the symmetry as JSON text: `jaxfuse.symmetry.serialise`."""
+        from jaxfuse.symmetry.serialise import to_json
+
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Symmetry":
+        """Read a symmetry from JSON text: `jaxfuse.symmetry.serialise`.
+
+        Args:
+            text: what `to_json` wrote.
+
+        Raises:
+            ValueError: for any other text, with the entry that is wrong.
+
+        Examples:
+            >>> symmetry = Symmetry((("h", 8),), ())
+            >>> Symmetry.from_json(symmetry.to_json()) == symmetry
+            True
+        """
+        from jaxfuse.symmetry.serialise import from_json
+
+        return from_json(text)
+
+    def pin(self, *patterns: str) -> "Symmetry":
+        """Pin the groups whose names match: `jaxfuse.symmetry.editing.override.pin`.
+
+        Args:
+            *patterns: names, in which `*`, `?` and `[...]` stand for others as in a shell.
+
+        Raises:
+            ValueError: if a pattern matches no group.
+
+        Examples:
+            >>> Symmetry((("conv1", 8), ("conv2", 16), ("dense", 4)), ()).pin("conv*").groups
+            {'dense': 4}
+        """
+        from jaxfuse.symmetry.editing.override import pin
+
+        return pin(self, *patterns)
+
+    def split(self, name: str, sizes: Sequence[int], params: PyTree) -> "Symmetry":
+        """Make one group a direct sum of several: `jaxfuse.symmetry.editing.split`.
+
+        Args:
+            name: the group; its parts are called `name.0`, `name.1` and so on.
+            sizes: the units of each part, in order.
+            params: the parameters, or their shapes.
+
+        Raises:
+            ValueError: if the group can't be split so.
+        """
+        from jaxfuse.symmetry.editing.split import split
+
+        return split(self, name, sizes, params)
+
+    def add(self, axes: Mapping[str, Sequence[AxisSpec]], params: PyTree) -> "Symmetry":
+        """Add groups on axes that carry none yet: `jaxfuse.symmetry.editing.override.add`.
+
+        Args:
+            axes: per leaf path one entry per axis, as `from_axes` takes it; None leaves an axis as
+                it is.
+            params: the parameters, or their shapes.
+
+        Raises:
+            ValueError: if an axis carries another group, or is a direct sum of blocks.
+        """
+        from jaxfuse.symmetry.editing.override import add
+
+        return add(self, axes, params)
+
+    def coverage(self, params: PyTree) -> float:
+        """Return the share of the parameters on an axis with a group: `jaxfuse.symmetry.coverage`.
+
+        Args:
+            params: the parameters, or their shapes.
+        """
+        from jaxfuse.symmetry.coverage import coverage
+
+        return coverage(self, params)
+
+    def verify(
+        self,
+        apply_fn: Callable[..., PyTree],
+        params: PyTree,
+        *inputs: Any,
+        key: jax.Array,
+        tolerance: float | None = None,
+    ) -> "Verification":
+        """Prove the symmetry numerically, both ways: `jaxfuse.verify`.
+
+        Args:
+            apply_fn: `apply_fn(params, *inputs) -> outputs`.
+            params: initialised or trained parameters.
+            *inputs: a batch of inputs, drawn at random.
+            key: source of the permutations, swaps and noise.
+            tolerance: largest relative change that counts as rounding; by default by the dtype.
+        """
+        from jaxfuse.symmetry.proof.verify import verify
+
+        return verify(self, apply_fn, params, *inputs, key=key, tolerance=tolerance)
 
 
 _STATISTICS = {"mean", "var", "running_mean", "running_var"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxfuse.symmetry.layers import REMEDY, Kernel, Vector, natural_order, numbers_of, stem_of
+from jaxfuse.symmetry.chain.layers import REMEDY, Kernel, Vector, natural_order, numbers_of, stem_of
 
 
 def place_vectors(

@@ -10,8 +10,9 @@ from flax import nnx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxfuse.symmetry import infer_chain, order, permute, random_permutations, verify
-from jaxfuse.symmetry.placement import _spaces_by_size
+from jaxfuse.symmetry import infer_chain, permute, random_permutations, verify
+from jaxfuse.symmetry.chain import order
+from jaxfuse.symmetry.chain.placement import _spaces_by_size
 from jaxfuse.symmetry.tree import is_weight, named_leaves
 from tests.symmetry.networks import CHAINS, conv_oihw, image, linen, nnx_mlp, randomise
 

@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from jaxfuse.symmetry.layers import REMEDY, Kernel, natural_order, stem_of
+from jaxfuse.symmetry.chain.layers import REMEDY, Kernel, natural_order, stem_of
 from jaxfuse.symmetry.tree import leaf_name
 
 _SEARCH_LIMIT = 20_000

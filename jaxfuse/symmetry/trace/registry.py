@@ -1,0 +1,138 @@
+"""One rule per primitive, in a table that a user can extend."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from jaxfuse.symmetry.trace.array import Array
+from jaxfuse.symmetry.trace.factor import Axis, Factor, Free, pin, pinned, resolve, tie
+
+Role = Literal["input", "output"]
+
+
+class Tracer(Protocol):
+    """What a rule may ask of the interpreter."""
+
+    enumerated: set[object]
+    wanted: set[object]
+    stacks: list[Axis]
+
+    def run(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Array], key: str) -> Any:
+        """Trace another program and return its outputs."""
+        ...
+
+    def computes(self, leaves: frozenset[str], units: Sequence[Axis]) -> None:
+        """Note the axes of parameters whose units an operation computes."""
+        ...
+
+    def passes(self, role: Role, site: str | None, axes: Sequence[Axis]) -> None:
+        """Note an activation: what a layer takes, or what it computes."""
+        ...
+
+    def taps(self, axes: Sequence[Axis]) -> None:
+        """Note axes that are the window of a convolution."""
+        ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """One operation of the program, as its rule sees it.
+
+    Attributes:
+        primitive: name of the primitive.
+        params: its parameters, as in the jaxpr.
+        inputs: what is known of the operands.
+        shapes: shapes of the results.
+        key: where in the program it is: numbers of operations, from the outermost program to the
+            innermost, with points between them.
+        tracer: the interpreter.
+    """
+
+    primitive: str
+    params: Mapping[str, Any]
+    inputs: tuple[Array, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    key: str
+    tracer: Tracer
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first result."""
+        return self.shapes[0]
+
+    def fixed(self, reason: str, shape: tuple[int, ...] | None = None) -> Array:
+        """Return a result whose axes can't be permuted."""
+        return Array(tuple(pinned(n, reason) for n in (self.shape if shape is None else shape)))
+
+    def opaque(self, reason: str) -> list[Array]:
+        """Pin every axis of the operands and of the results."""
+        for array in self.inputs:
+            for axis in array.axes:
+                pin(axis, reason)
+        return [self.fixed(reason, shape) for shape in self.shapes]
+
+    def want_entries(self, axis: Axis) -> None:
+        """Ask for an axis to be taken apart entry by entry in the next pass."""
+        factors = resolve(axis)
+        if factors and isinstance(factors[0], Factor):
+            head = factors[0]
+            if head.kind == "atom" and head.origin is not None:
+                self.tracer.wanted.add(head.origin)
+
+
+Rule = Callable[[Site], Array | list[Array]]
+RULES: dict[str, Rule] = {}
+KEEP_POINTERS: set[str] = set()
+"""Primitives whose rules know of values that are positions; others pin what is pointed at."""
+KEEP_HISTORY: set[str] = set()
+"""Primitives whose rules fill in the history of their results themselves."""
+
+
+def register_rule(
+    *primitives: str, pointers: bool = False, history: bool = False
+) -> Callable[[Rule], Rule]:
+    """Say how a primitive moves the axes of its operands to its results.
+
+    Args:
+        *primitives: names of the primitives, as they stand in a jaxpr.
+        pointers: whether the rule looks at `Array.points` itself.
+        history: whether the rule fills in `ghosts`, `leaves` and `data` of its results itself.
+
+    Returns:
+        A decorator for a function of one `Site` that returns an `Array` for each result. Inside,
+        `tie(a, b)` says that two axes have one order, `pin(axis, reason)` that one can't be
+        permuted; an axis that is handed on keeps its order, and `Site.fixed` makes results that
+        can't be permuted.
+
+    Examples:
+        >>> from jaxfuse.symmetry.trace.factor import tie
+        >>> @register_rule("my_gated_unit")
+        ... def gated_unit(site):
+        ...     gate, value = site.inputs
+        ...     return value.at(*(tie(a, b) for a, b in zip(gate.axes, value.axes)))
+        >>> _ = RULES.pop("my_gated_unit")
+    """
+
+    def add(rule: Rule) -> Rule:
+        for primitive in primitives:
+            RULES[primitive] = rule
+            if pointers:
+                KEEP_POINTERS.add(primitive)
+            if history:
+                KEEP_HISTORY.add(primitive)
+        return rule
+
+    return add
+
+
+def tie_all(axes: Sequence[Axis]) -> Axis:
+    """Tie several axes of one size."""
+    result = axes[0]
+    for axis in axes[1:]:
+        result = tie(result, axis)
+    return result
+
+
+def is_free(axis: Axis) -> bool:
+    """Tell whether an array does not vary along an axis."""
+    return all(isinstance(factor, Free) for factor in axis)

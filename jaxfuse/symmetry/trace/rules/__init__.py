@@ -1,0 +1,23 @@
+"""The rules, one function a primitive, one file a family."""
+
+from jaxfuse.symmetry.trace.rules import (
+    blocks,
+    contraction,
+    elementwise,
+    indexing,
+    layout,
+    ordering,
+    programs,
+    reduction,
+)
+
+__all__ = [
+    "blocks",
+    "contraction",
+    "elementwise",
+    "indexing",
+    "layout",
+    "ordering",
+    "programs",
+    "reduction",
+]
