@@ -23,6 +23,8 @@ from jaxfuse import (
 )
 from jaxfuse.status import Status
 from jaxfuse.symmetry import random_permutations
+from tests.oracles import nested as nested_oracle
+from tests.symmetry import nested
 
 SIZES = (4, 6, 5, 3)
 
@@ -335,3 +337,66 @@ def test_same_input_gives_the_same_answer(pairs):
     assert set(want.permutations) == {"fc0", "fc1"}
     assert want.permutations["fc0"].dtype == jnp.int32
     assert (want.status, want.trace.ndim) == (Status.CONVERGED, 1)
+
+
+def planted_copies(name, count, **sizes):
+    """Return networks with nested groups, and copies in a random order."""
+    shapes, symmetry = nested.NETWORKS[name](**sizes)
+    networks = [nested.draw(shapes, seed) for seed in range(count)]
+    copies = [
+        permute(params, symmetry, nested_oracle.draw(symmetry, seed))
+        for seed, params in enumerate(networks)
+    ]
+    return symmetry, networks, copies
+
+
+@pytest.mark.parametrize(
+    ("name", "solver"),
+    [
+        ("grouped_query", "portfolio"),
+        ("experts", "portfolio"),
+        ("direct_sum", "portfolio"),
+        ("recurrent", "portfolio"),
+        ("attention", "frank_wolfe"),
+        ("grouped_convolution", "frank_wolfe"),
+        ("stacked", "frank_wolfe"),
+        ("stacked_heads", "coordinate_ascent"),
+        ("three_levels", "graduated_assignment"),
+    ],
+)
+def test_nested_groups_and_blocks_are_recovered_exactly(name, solver):
+    symmetry, networks, copies = planted_copies(name, 3)
+    align = jax.jit(functools.partial(align_params, symmetry=symmetry, solver=solver))
+    for params, other in zip(networks, copies, strict=True):
+        alignment = align(params, other)
+        assert alignment.status == Status.CONVERGED
+        chex.assert_trees_all_equal(alignment.params, params)
+        shapes = {group: p.shape for group, p in alignment.permutations.items()}
+        assert shapes == {group: symmetry.shape(group) for group in symmetry.groups}
+        chex.assert_trees_all_equal(
+            alignment.params, permute(other, symmetry, jax.device_get(alignment.permutations))
+        )
+    aligned = align(networks[0], networks[0])
+    assert aligned.status == Status.ALREADY_ALIGNED
+    chex.assert_trees_all_equal(aligned.params, networks[0])
+
+
+def test_nested_groups_under_vmap():
+    symmetry, networks, copies = planted_copies("block_recurrent", 3)
+    align = functools.partial(align_params, symmetry=symmetry)
+    batched = jax.jit(jax.vmap(align))(stack(*networks), stack(*copies))
+    chex.assert_trees_all_equal(batched.params, stack(*networks))
+    assert batched.status.tolist() == [Status.CONVERGED] * 3
+    assert batched.permutations["d"].shape == (3, 3, 4)
+
+
+def test_non_finite_weights_leave_nested_groups_in_place():
+    symmetry, (params, _), (_, other) = planted_copies("three_levels", 2)
+    other = {**other, "gate": np.full_like(other["gate"], np.nan)}
+    align = jax.jit(functools.partial(align_params, symmetry=symmetry, solver="coordinate_ascent"))
+    alignment = align(params, other)
+    assert alignment.status == Status.NON_FINITE
+    chex.assert_trees_all_equal(alignment.params, other)
+    for group, columns in alignment.permutations.items():
+        want = np.broadcast_to(np.arange(symmetry.groups[group]), symmetry.shape(group))
+        np.testing.assert_array_equal(columns, want)

@@ -20,9 +20,11 @@ COMMANDS = [
 
 
 def test_the_python_runs_and_fuses(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    code = "".join(re.findall(r"```python\n(.*?)```", README, re.S))
     exec(compile(code, "README.md", "exec"), {})
-    assert float(capsys.readouterr().out.strip()) > 0.9
+    accuracy, *table = capsys.readouterr().out.strip().splitlines()
+    assert float(accuracy) > 0.9
+    assert any(line.startswith("dense/0 ") for line in table)
 
 
 def test_every_command_is_known():
@@ -48,6 +50,12 @@ def test_the_fuse_command_runs(tmp_path, monkeypatch, key):
         assert Path(name).exists(), index
     main(words)
     assert Path(words[-1]).exists()
+
+
+def test_the_symmetry_command_runs(capsys):
+    (command,) = [c for c in COMMANDS if c.startswith("jaxfuse symmetry")]
+    main(command.split()[1:])
+    assert "nothing is missed" in capsys.readouterr().out
 
 
 def test_the_module_tells_its_version():

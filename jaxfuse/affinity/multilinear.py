@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxfuse.affinity.bandwidth import strided_sample
 from jaxfuse.affinity.block import HIGHEST, Block, FeatureBlock
@@ -113,7 +114,8 @@ class MultilinearBlock:
                 below = math.prod(sizes[depth + 1 :])
                 # The first unit of an entry tells where the entry goes.
                 images = permutation.reshape(*sizes[: depth + 1], below)[..., 0]
-                columns.setdefault(axis, (axes[:depth], images // below % sizes[depth]))
+                own = lax.rem(lax.div(images, jnp.int32(below)), jnp.int32(sizes[depth]))
+                columns.setdefault(axis, (axes[:depth], own))
         return columns
 
     def _reorder(self, columns: dict[int, tuple]) -> jax.Array:

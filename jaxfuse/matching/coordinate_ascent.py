@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxfuse.matching.problem import Permutations, Problem, picked
+from jaxfuse.matching.problem import Permutations, Problem, Scores, picked
 from jaxfuse.matching.projection import assign
 from jaxfuse.matching.result import Matching, keep_better, select
 
@@ -113,36 +113,38 @@ class CoordinateAscent:
         self, problem: Problem, tree: Sequence[str], permutations: Permutations
     ) -> tuple[Permutations, jax.Array]:
         """Reassign one tree of nodes if that gains, most often a single group."""
-        moved, better = self._reassign(problem, tree, permutations)
+        if not problem.meets_itself(tree):
+            scores, best = self._propose(problem, tree, permutations)
+            now = picked(scores, {node: permutations[node] for node in tree})
+            better = picked(scores, best) - now > self.tolerance * jnp.abs(now)
+            return {**permutations, **select(better, best, permutations)}, better
+        # Nodes of the tree meet in a tensor: the scores are only the slope. After the tree as a
+        # whole, the units of each group are matched with what indexes them as it stands.
         parents = dict(problem.parents)
-        if problem.meets_itself(tree):
-            # The tree as a whole is no longer an assignment; the units of one group are, while
-            # what indexes them stays.
-            for node in tree:
-                if node in parents:
-                    below = [other for other in tree if _is_below(other, node, parents)]
-                    moved, gained = self._reassign(problem, below, moved)
-                    better |= gained
-        return moved, better
+        parts = [tree]
+        for node in tree:
+            if node in parents:
+                parts.append([other for other in tree if _is_below(other, node, parents)])
+        gained = jnp.bool_(False)
+        now = problem.objective_at(permutations, tree)
+        for part in parts:
+            _, best = self._propose(problem, part, permutations)
+            value = problem.objective_at({**permutations, **best}, tree)
+            better = value - now > self.tolerance * jnp.abs(now)
+            permutations = {**permutations, **select(better, best, permutations)}
+            now = jnp.where(better, value, now)
+            gained |= better
+        return permutations, gained
 
-    def _reassign(
+    def _propose(
         self, problem: Problem, nodes: Sequence[str], permutations: Permutations
-    ) -> tuple[Permutations, jax.Array]:
-        """Reassign a node and all below it, what is above it fixed, if that gains."""
+    ) -> tuple[Scores, Permutations]:
+        """Assign a node and all below it by their scores, what is above it fixed."""
         parents = dict(problem.parents)
         scores = {node: problem.group_scores(node, permutations) for node in nodes}
         above = {parents[node] for node in nodes if node in parents} - set(nodes)
         fixed = {node: permutations[node] for node in above}
-        best = assign(scores, problem.backend, problem.parents, fixed)
-        if problem.meets_itself(nodes):
-            # The nodes meet in a tensor: their scores are only the slope.
-            now = problem.objective_at(permutations)
-            gain = problem.objective_at({**permutations, **best}) - now
-        else:
-            now = picked(scores, {node: permutations[node] for node in nodes})
-            gain = picked(scores, best) - now
-        better = gain > self.tolerance * jnp.abs(now)
-        return {**permutations, **select(better, best, permutations)}, better
+        return scores, assign(scores, problem.backend, problem.parents, fixed)
 
 
 def _is_below(node: str, top: str, parents: Mapping[str, str]) -> bool:

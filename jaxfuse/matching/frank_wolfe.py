@@ -67,12 +67,12 @@ class FrankWolfe:
 
     def walk(self, problem: Problem, point: Scores) -> "Walk":
         """Run the iteration from a doubly stochastic point; no rounding, no polish."""
-        slope = problem.scores(point)
         if problem.is_quadratic:
+            step, slope = self._step, problem.scores(point)
             objective = (inner(problem.nodes, point) + inner(slope, point)) / 2
         else:
-            objective = problem.objective(point)
-        step = self._step if problem.is_quadratic else self._step_sampled
+            step = self._step_sampled
+            objective, slope = jax.value_and_grad(problem.objective)(point)
         first = Walk(
             point,
             slope,

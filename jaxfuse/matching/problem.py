@@ -95,14 +95,20 @@ class Problem:
         moving = {group: matching[group] for group in (groups or self.nodes)}
         return jax.grad(lambda part: self.objective({**matching, **part}))(moving)
 
-    def objective_at(self, permutations: Mapping[str, jax.Array]) -> jax.Array:
-        """Return J at permutations, int32 `[n]` each, by gathers alone."""
-        total = jnp.float32(0)
-        for group, scores in self.nodes.items():
-            picked = jnp.take_along_axis(scores, permutations[group][:, None], axis=1)
-            total += jnp.sum(picked)
+    def objective_at(
+        self, permutations: Mapping[str, jax.Array], groups: Iterable[str] | None = None
+    ) -> jax.Array:
+        """Return J at permutations, int32 `[n]` each, by gathers alone.
+
+        Of named nodes only the terms that they take part in are summed.
+        """
+        moving = set(self.nodes if groups is None else groups)
+        total = picked(
+            self.nodes, {node: permutations[node] for node in self.nodes if node in moving}
+        )
         for link, block in zip(self.links, self.blocks, strict=True):
-            total += block.value_at(*(permutations[node] for node in link))
+            if moving.intersection(link):
+                total += block.value_at(*(permutations[node] for node in link))
         return total
 
     def scores_at(self, permutations: Mapping[str, jax.Array]) -> Scores:

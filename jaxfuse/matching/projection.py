@@ -119,11 +119,12 @@ def soften(
 def cold_potentials(sizes: Mapping[str, int], parents: Parents = ()) -> dict[str, Potentials]:
     """Return zero potentials for every node: `[n]`, or one `[n]` per pair of a parent's entries."""
     parent_of = dict(parents)
-    shapes = {node: (size,) for node, size in sizes.items() if node not in parent_of}
-    for node, parent in parent_of.items():
-        entries = sizes[parent]
-        shapes[node] = (entries, entries, sizes[node] // entries)
-    return {node: Potentials(jnp.zeros(shapes[node]), jnp.zeros(shapes[node])) for node in sizes}
+    potentials = {}
+    for node, size in sizes.items():
+        entries = sizes[parent_of[node]] if node in parent_of else 1
+        shape = (entries, entries, size // entries) if node in parent_of else (size,)
+        potentials[node] = Potentials(jnp.zeros(shape), jnp.zeros(shape))
+    return potentials
 
 
 def _levels(parent_of: Mapping[str, str]) -> list[list[str]]:

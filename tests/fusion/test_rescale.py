@@ -5,6 +5,9 @@ import pytest
 
 from jaxfuse import average, infer_chain, rescale_units
 from jaxfuse.fusion.rescale import unit_norms
+from jaxfuse.symmetry import permute
+from tests.oracles import nested as nested_oracle
+from tests.symmetry.nested import NETWORKS, draw
 
 
 def oihw(seed):
@@ -88,3 +91,45 @@ def test_dtype_is_kept():
     symmetry = infer_chain(parents[0])
     got = rescale_units(average(parents), parents, [0.5, 0.5], symmetry)
     assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("name", ["attention", "recurrent"])
+def test_every_entry_and_block_has_norms_of_its_own(name):
+    shapes, symmetry = NETWORKS[name]()
+    parents = [draw(shapes, seed) for seed in range(2)]
+    fused = average(parents)
+    got = rescale_units(fused, parents, [0.5, 0.5], symmetry)
+    norms = [unit_norms(tree, symmetry) for tree in (got, *parents)]
+    assert norms[0]
+    for group, have in norms[0].items():
+        assert have.shape == symmetry.shape(group)
+        want = (norms[1][group] + norms[2][group]) / 2
+        np.testing.assert_allclose(have, want, rtol=1e-5)
+
+
+def test_norms_sum_over_all_leaves_that_compute_a_unit():
+    shapes, symmetry = NETWORKS["attention"](h=3, qk=4)
+    params = draw(shapes, 0)
+    both = params["qkv"][:, :24].astype(float).reshape(-1, 2, 3, 4)
+    want = np.sqrt(np.sum(both**2, axis=(0, 1)))
+    np.testing.assert_allclose(unit_norms(params, symmetry)["qk"], want, rtol=1e-5)
+
+
+def test_norms_move_with_their_units():
+    shapes, symmetry = NETWORKS["stacked_heads"]()
+    params = draw(shapes, 0)
+    permutations = nested_oracle.draw(symmetry, 0)
+    moved = unit_norms(permute(params, symmetry, permutations), symmetry)["d"]
+    still = np.asarray(unit_norms(params, symmetry)["d"])
+    for layer, head in np.ndindex(2, 3):
+        old = still[layer, permutations["h"][layer, head]]
+        want = old[permutations["d"][layer, head]]
+        np.testing.assert_allclose(moved[layer, head], want, rtol=1e-5)
+
+
+def test_numpy_blocks_keep_float64():
+    shapes, symmetry = NETWORKS["recurrent"]()
+    parents = [draw(shapes, seed, np.float64) for seed in range(2)]
+    got = rescale_units(parents[0], parents, [0.5, 0.5], symmetry)
+    assert {leaf.dtype for leaf in got.values()} == {np.dtype(np.float64)}
+    np.testing.assert_array_equal(got["b"], parents[0]["b"])

@@ -18,6 +18,7 @@ from jaxfuse.matching import (
 from jaxfuse.symmetry import Symmetry
 from tests.oracles import affinity
 from tests.oracles.matching import Objective
+from tests.symmetry.nested import NETWORKS, draw, on_device
 
 SOLVERS = {
     "coordinate_ascent": CoordinateAscent(),
@@ -79,3 +80,10 @@ def self_linked(seed, n=4):
     block = Linear().block(jnp.asarray(a), jnp.asarray(b))
     problem = Problem({"g": jnp.asarray(nodes)}, (block,), (("g", "g"),))
     return problem, Objective({"g": np.float64(nodes)}, [("g", "g", affinity.linear(a, b))])
+
+
+def nested_problem(name, seed=0, **sizes):
+    """Return the problem of two random networks with nested groups, with all it was made of."""
+    shapes, symmetry = NETWORKS[name](**sizes)
+    a, b = (on_device(draw(shapes, s)) for s in (seed, 100 + seed))
+    return residual_problem(a, b, symmetry), a, b, symmetry

@@ -1,8 +1,11 @@
 import jax
 import numpy as np
+import pytest
 
 from jaxfuse.matching import CoordinateAscent
-from tests.matching.instances import SOLVERS, self_linked, solve
+from jaxfuse.matching.nodes import nest
+from tests.matching.instances import SOLVERS, nested_problem, self_linked, solve
+from tests.oracles import nested as nested_oracle
 from tests.oracles.assignment import brute_force
 
 
@@ -41,3 +44,21 @@ def test_sweep_limit_is_kept(instances):
     matching = solve(solver, instances[0][0], jax.random.key(7))
     assert matching.trace.shape == (1,)
     assert matching.iterations == 1
+
+
+@pytest.mark.parametrize("name", ["block_recurrent", "stacked_heads"])
+def test_trace_rises_on_trees_and_ends_at_the_objective(name):
+    problem, a, b, symmetry = nested_problem(name)
+    matching = solve(CoordinateAscent(), problem, jax.random.key(7))
+    assert (np.diff([problem.objective_at(problem.identity()), *matching.trace]) >= -1e-3).all()
+    permutations = nest(symmetry, matching.permutations)
+    value = nested_oracle.objective(a, b, symmetry, permutations)
+    np.testing.assert_allclose(matching.objective, value, rtol=1e-4)
+
+
+def test_no_tree_can_improve_the_result():
+    # The tree meets itself in no tensor: as a whole it is an assignment.
+    problem, a, b, symmetry = nested_problem("three_levels", x=2, h=2, d=2)
+    matching = solve(CoordinateAscent(), problem, jax.random.key(7))
+    best = max(nested_oracle.objective(a, b, symmetry, p) for p in nested_oracle.every(symmetry))
+    np.testing.assert_allclose(matching.objective, best, rtol=1e-5)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxfuse.assignment import hungarian
-from jaxfuse.matching import FrankWolfe
-from tests.matching.instances import self_linked
+from jaxfuse.matching import FrankWolfe, Problem
+from jaxfuse.matching.frank_wolfe import maximise_polynomial
+from tests.matching.instances import nested_problem, self_linked
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -60,3 +61,45 @@ def test_best_corner_is_the_one_it_says(case):
     problem, oracle = case
     last = walk(FrankWolfe(), problem)
     np.testing.assert_allclose(last.best_objective, oracle.value_at(last.best), rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    """A problem whose objective has degree three, and a walk on it."""
+    problem, *_ = nested_problem("grouped_query")
+    return problem, walk(FrankWolfe(max_iterations=6), problem)
+
+
+def test_sampled_walk_keeps_its_own_account(sampled):
+    problem, last = sampled
+    assert last.iteration > 1
+    assert (np.diff(last.trace) >= -1e-3).all()
+    value, slope = jax.jit(jax.value_and_grad(Problem.objective, argnums=1))(problem, last.point)
+    np.testing.assert_allclose(last.objective, value, rtol=1e-4)
+    best = jax.jit(Problem.objective_at)(problem, last.best)
+    np.testing.assert_allclose(last.best_objective, best, rtol=1e-4)
+    for node, want in slope.items():
+        np.testing.assert_allclose(last.slope[node], want, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(jnp.sum(last.point[node], axis=0), 1.0, rtol=1e-4)
+
+
+def test_sampled_step_is_the_parabolas_where_there_is_one(case):
+    problem, _ = case
+    solver = FrankWolfe(max_iterations=1)
+    first = walk(FrankWolfe(max_iterations=1), problem)
+    start = jax.jit(lambda p: solver.walk(p, p.barycentre()))(problem)
+    again = jax.jit(solver._step_sampled)(problem, start)
+    exact = jax.jit(solver._step)(problem, first)
+    np.testing.assert_allclose(again.objective, exact.objective, rtol=1e-3)
+    for node in problem.sizes:
+        np.testing.assert_allclose(again.point[node], exact.point[node], atol=2e-3)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+def test_polynomial_is_largest_where_it_says(degree):
+    rng = np.random.default_rng(degree)
+    grid, knots = np.linspace(0, 1, 1001), np.linspace(0, 1, degree + 1)
+    for _ in range(5):
+        polynomial = np.polynomial.Polynomial(rng.standard_normal(degree + 1))
+        step = maximise_polynomial(jnp.asarray(polynomial(knots), jnp.float32))
+        np.testing.assert_allclose(polynomial(float(step)), polynomial(grid).max(), atol=1e-5)

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,12 @@ import pytest
 
 from jaxfuse.matching import GraduatedAssignment, Problem
 from jaxfuse.matching.graduated_assignment import double_centred, noise_scale, reaction
-from tests.matching.instances import residual_network, residual_problem, self_linked
+from tests.matching.instances import (
+    nested_problem,
+    residual_network,
+    residual_problem,
+    self_linked,
+)
 from tests.oracles import affinity
 
 
@@ -96,3 +102,27 @@ def test_double_centred_has_no_means(key):
 def test_temperature_must_fall_and_stay_positive(temperatures):
     with pytest.raises(ValueError, match="temperature must fall"):
         GraduatedAssignment(*temperatures)
+
+
+@pytest.mark.parametrize("name", ["block_recurrent", "three_levels"])
+def test_trees_cool_together(name):
+    problem, *_ = nested_problem(name)
+    soft, trace = anneal(GraduatedAssignment(steps=4), problem)
+    value = jax.jit(Problem.objective)(problem, soft)
+    np.testing.assert_allclose(trace[-1], value, rtol=1e-3, atol=1e-3)
+    sizes = problem.sizes
+    for child, parent in problem.parents:
+        entries = sizes[parent]
+        blocks = soft[child].reshape(entries, -1, entries, sizes[child] // entries).sum(axis=3)
+        want = np.broadcast_to(soft[parent][:, None], blocks.shape)
+        np.testing.assert_allclose(blocks, want, atol=0.05)
+
+
+def test_a_parent_hears_the_noise_of_its_children():
+    problem, *_ = nested_problem("three_levels", x=3, h=3, d=8)
+    bare = Problem({n: jnp.zeros_like(c) for n, c in problem.nodes.items()}, (), ())
+    scales = noise_scale(
+        dataclasses.replace(problem, nodes={**bare.nodes, "d": problem.nodes["d"]}), []
+    )
+    np.testing.assert_allclose(scales["h"], np.sqrt(8) * scales["d"], rtol=1e-5)
+    np.testing.assert_allclose(scales["x"], np.sqrt(3 * 8) * scales["d"], rtol=1e-5)

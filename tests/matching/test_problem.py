@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 
 from jaxfuse.affinity import Gaussian, Linear
 from jaxfuse.matching import Problem, build_problem
+from jaxfuse.matching.nodes import flatten
 from jaxfuse.symmetry import Symmetry, infer_chain
-from tests.matching.instances import residual_network, residual_objective, self_linked
+from tests.matching.instances import (
+    nested_problem,
+    residual_network,
+    residual_objective,
+    self_linked,
+)
 from tests.oracles import affinity
+from tests.oracles import nested as nested_oracle
 from tests.oracles.matching import chain_objective
 
 
@@ -160,3 +167,83 @@ def test_barycentre_and_identity(instances):
     for group, n in problem.sizes.items():
         np.testing.assert_allclose(problem.barycentre()[group], np.full((n, n), 1 / n))
         np.testing.assert_array_equal(problem.identity()[group], np.arange(n))
+
+
+SHARED_AND_NESTED = (
+    "grouped_query",
+    "grouped_convolution",
+    "stacked_heads",
+    "direct_sum",
+    "block_recurrent",
+)
+
+
+@pytest.fixture(scope="module", params=SHARED_AND_NESTED)
+def nested(request):
+    """Problems of small networks with nested groups, with their weights."""
+    return nested_problem(request.param)
+
+
+def test_nested_objective_is_that_of_the_reordered_weights(nested):
+    problem, a, b, symmetry = nested
+    for seed in range(2):
+        permutations = nested_oracle.draw(symmetry, seed)
+        flat = jax.jit(flatten, static_argnums=0)(symmetry, permutations)
+        want = nested_oracle.objective(a, b, symmetry, permutations)
+        scale = sum(float(jnp.sum(jnp.abs(leaf))) for leaf in a.values())
+        np.testing.assert_allclose(objective_at(problem, flat), want, atol=1e-5 * scale)
+        np.testing.assert_allclose(objective(problem, one_hot(flat)), want, atol=1e-5 * scale)
+
+
+def test_nested_scores_at_permutations_are_the_gradient(nested):
+    problem, _, _, symmetry = nested
+    flat = jax.jit(flatten, static_argnums=0)(symmetry, nested_oracle.draw(symmetry, 3))
+    want = scores(problem, one_hot(flat))
+    for node, got in scores_at(problem, flat).items():
+        np.testing.assert_allclose(got, want[node], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["grouped_query", "block_recurrent"])
+def test_nested_scores_are_finite_differences(name):
+    problem, *_ = nested_problem(name)
+    matching = soft(problem, 1)
+    for node, got in scores(problem, matching).items():
+        ends = [
+            float(objective(problem, {**matching, node: matching[node].at[1, 2].add(step)}))
+            for step in (0.5, -0.5)
+        ]
+        np.testing.assert_allclose(got[1, 2], ends[0] - ends[1], rtol=1e-2, atol=1e-2)
+
+
+def test_objective_of_named_nodes_is_their_share():
+    problem, _, _, symmetry = nested_problem("attention")
+    first, second = (flatten(symmetry, nested_oracle.draw(symmetry, seed)) for seed in (1, 2))
+    moved = {**first, "f": second["f"]}
+    gain = objective_at(problem, moved) - objective_at(problem, first)
+    share = [problem.objective_at(p, ["f"]) for p in (moved, first)]
+    np.testing.assert_allclose(gain, share[0] - share[1], rtol=1e-3)
+
+
+def test_trees_hang_together_and_move_as_one():
+    problem, *_ = nested_problem("attention")
+    assert problem.trees == (("e",), ("f",), ("h", "qk", "vo"))
+    assert problem.colours() == (("e",), ("f", "h", "qk", "vo"))
+    assert problem.is_quadratic
+    assert not any(problem.meets_itself(tree) for tree in problem.trees)
+    assert problem.sizes == {"e": 10, "f": 9, "h": 3, "qk": 12, "vo": 15}
+
+
+@pytest.mark.parametrize(
+    ("name", "quadratic", "meets"),
+    [
+        ("grouped_query", False, [("g", "kv", "qk", "vo")]),
+        ("grouped_convolution", True, [("a", "b", "c", "g")]),
+        ("block_recurrent", True, [("d", "h")]),
+        ("recurrent", True, [("h",)]),
+        ("stacked_heads", True, []),
+    ],
+)
+def test_degree_of_the_objective_and_trees_that_meet_themselves(name, quadratic, meets):
+    problem, *_ = nested_problem(name)
+    assert problem.is_quadratic is quadratic
+    assert [tree for tree in problem.trees if problem.meets_itself(tree)] == meets

@@ -9,15 +9,18 @@ from scipy.optimize import linear_sum_assignment
 
 from jaxfuse.affinity import Linear
 from jaxfuse.matching import CoordinateAscent, FrankWolfe, Problem, build_problem
+from jaxfuse.matching.nodes import nest
 from jaxfuse.status import Status
 from jaxfuse.symmetry import permute, random_permutations
 from tests.matching.instances import (
     SOLVERS,
+    nested_problem,
     residual_network,
     residual_problem,
     self_linked,
     solve,
 )
+from tests.oracles import nested as nested_oracle
 
 BASIC = ["coordinate_ascent", "frank_wolfe", "graduated_assignment"]
 
@@ -201,3 +204,31 @@ def test_build_problem_is_differentiable_in_the_weights():
 
     gradient = jax.jit(jax.grad(value))(b)
     chex.assert_trees_all_close(gradient, a, rtol=1e-5)
+
+
+TINY = {
+    "grouped_query": {"e": 3, "kv": 2, "g": 2, "qk": 2, "vo": 1},
+    "block_recurrent": {"h": 2, "d": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("coordinate_ascent", "grouped_query"),
+        ("frank_wolfe", "grouped_query"),
+        ("graduated_assignment", "block_recurrent"),
+    ],
+)
+def test_nested_groups_against_brute_force(name, network, key):
+    shares = []
+    for seed in range(3):
+        problem, a, b, symmetry = nested_problem(network, seed, **TINY[network])
+        matching = solve(SOLVERS[name], problem, key)
+        found = jax.tree.map(np.asarray, nest(symmetry, matching.permutations))
+        values = [nested_oracle.objective(a, b, symmetry, p) for p in nested_oracle.every(symmetry)]
+        value = nested_oracle.objective(a, b, symmetry, found)
+        np.testing.assert_allclose(matching.objective, value, rtol=1e-4, atol=1e-4)
+        assert value <= max(values) + 1e-4
+        shares.append(value / max(values))
+    assert np.mean(shares) > 0.6

@@ -26,14 +26,14 @@ def table(groups, leaves, over=(), pinned=None):
                 shape.append(size)
                 names.append(axis if axis in groups else None)
                 pins.append(axis if axis in pinned else None if axis in groups else "free")
-            output = len(axes) - 1 if len(axes) > 1 and names[-1] else None
+            computes = len(axes) > 1 and names[-1] and "bias" not in path
             tensors.append(
                 TensorAxes(
                     path,
                     tuple(shape),
                     tuple(names),
                     tuple(edge),
-                    output=output,
+                    output=len(axes) - 1 if computes else None,
                     pins=tuple(pins),
                     index=index,
                 )

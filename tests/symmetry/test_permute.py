@@ -7,7 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxfuse.assignment.permutation import invert_permutation
-from jaxfuse.symmetry import Symmetry, infer_chain, permute, random_permutations
+from jaxfuse.matching import nodes
+from jaxfuse.symmetry import Symmetry, TensorAxes, infer_chain, permute, random_permutations
+from jaxfuse.symmetry.permute import context_axes
+from tests.oracles import nested as oracle
+from tests.symmetry.nested import NETWORKS, attention, draw, three_levels
 from tests.symmetry.networks import randomise, torch_state
 
 PARAMS = randomise(torch_state()[0])
@@ -94,3 +98,117 @@ def test_concrete_values_that_are_no_permutation_are_refused(columns, xp):
         ValueError, match=r"'conv1' got .* no permutation: every number from 0 to 3"
     ):
         permute(PARAMS, SYMMETRY, {"conv1": xp.asarray(columns)})
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    """Float64 weights of a network with nested groups or blocks, and its symmetry."""
+    shapes, symmetry = NETWORKS[request.param]()
+    return draw(shapes, 0, np.float64), symmetry
+
+
+flatten = jax.jit(nodes.flatten, static_argnums=0)
+nest = jax.jit(nodes.nest, static_argnums=0)
+
+
+def test_nested_groups_move_entry_by_entry(network):
+    params, symmetry = network
+    permutations = oracle.draw(symmetry, 1)
+    want = {path: leaf.copy() for path, leaf in params.items()}
+    for tensor in symmetry.tensors:
+        block = tensor.take(want[tensor.path])
+        moved = oracle.permute_block(block, tensor, symmetry, permutations)
+        want[tensor.path] = tensor.put(want[tensor.path], moved)
+    got = permute(params, symmetry, permutations)
+    assert {type(leaf) for leaf in got.values()} == {np.ndarray}
+    assert {leaf.dtype for leaf in got.values()} == {np.dtype(np.float64)}
+    chex.assert_trees_all_equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["attention", "grouped_query", "stacked_heads"])
+def test_nested_groups_move_alike_under_jit_and_vmap(name):
+    shapes, symmetry = NETWORKS[name]()
+    params = draw(shapes, 0)
+    both = [oracle.draw(symmetry, seed) for seed in (1, 2)]
+    stacked = jax.tree.map(lambda *orders: np.stack(orders), *both)
+    moved = jax.jit(jax.vmap(lambda p: permute(params, symmetry, p)))(stacked)
+    for index, permutations in enumerate(both):
+        want = permute(params, symmetry, permutations)
+        chex.assert_trees_all_equal({k: leaf[index] for k, leaf in moved.items()}, want)
+
+
+def test_nested_permutations_compose_and_invert(network):
+    params, symmetry = network
+    first, second = oracle.draw(symmetry, 1), oracle.draw(symmetry, 2)
+    flat = [flatten(symmetry, permutations) for permutations in (first, second)]
+    flat = jax.tree.map(np.asarray, flat)
+    both = nest(symmetry, {node: flat[0][node][flat[1][node]] for node in flat[0]})
+    both = jax.tree.map(np.asarray, both)
+    moved = permute(params, symmetry, first)
+    chex.assert_trees_all_equal(permute(moved, symmetry, second), permute(params, symmetry, both))
+    inverse = nest(symmetry, {node: np.argsort(p) for node, p in flat[0].items()})
+    inverse = jax.tree.map(np.asarray, inverse)
+    chex.assert_trees_all_equal(permute(moved, symmetry, inverse), params)
+
+
+def test_missing_contexts_stay_in_place(network):
+    params, symmetry = network
+    for group, order in oracle.draw(symmetry, 3).items():
+        whole = {name: np.arange(symmetry.shape(name)[-1]) for name in symmetry.groups}
+        whole = {name: np.broadcast_to(p, symmetry.shape(name)) for name, p in whole.items()}
+        chex.assert_trees_all_equal(
+            permute(params, symmetry, {group: order}),
+            permute(params, symmetry, {**whole, group: order}),
+        )
+
+
+def test_every_entry_gets_a_random_permutation_of_its_own(key):
+    symmetry = three_levels(x=3, h=2, d=20)[1]
+    drawn = random_permutations(symmetry, key)
+    assert {group: p.shape for group, p in drawn.items()} == {
+        "x": (3,),
+        "h": (3, 2),
+        "d": (3, 2, 20),
+    }
+    assert drawn["d"].dtype == jnp.int32
+    np.testing.assert_array_equal(np.sort(drawn["d"]), np.broadcast_to(np.arange(20), (3, 2, 20)))
+    assert len({tuple(order) for order in drawn["d"].reshape(-1, 20).tolist()}) == 6
+
+
+@pytest.mark.parametrize(
+    ("permutation", "message"),
+    [
+        (np.arange(4), r"'qk' has shape \(4,\): pass one of shape \(3, 4\).*for each of 'h'"),
+        (np.zeros((3, 4), int), r"(?s)'qk' got .* no permutation"),
+    ],
+    ids=["shape", "values"],
+)
+def test_wrong_nested_permutations_are_refused(permutation, message):
+    shapes, symmetry = attention()
+    with pytest.raises(ValueError, match=message):
+        permute(draw(shapes, 0), symmetry, {"qk": permutation})
+
+
+@pytest.mark.parametrize(
+    ("groups", "axis", "want"),
+    [
+        (("h", "d"), 1, (0,)),
+        (("d", "h"), 0, (1,)),
+        (("h", "d", "d"), 2, (0,)),
+        (("h", "d", "h", "d"), 3, (2,)),
+        (("d", "h", "d", "h"), 2, (3,)),
+        (("h", "h", "d"), 2, (1,)),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) and "d" in value else None,
+)
+def test_units_belong_to_the_nearest_axis_of_what_indexes_them(groups, axis, want):
+    sizes = {"h": 2, "d": 3}
+    tensor = TensorAxes("w", tuple(sizes[group] for group in groups), groups)
+    symmetry = Symmetry(tuple(sizes.items()), (tensor,), (("d", ("h",)),))
+    assert context_axes(symmetry, tensor, axis) == want
+
+
+def test_a_tensor_without_the_axis_that_indexes_is_refused():
+    symmetry = Symmetry((("h", 2), ("d", 3)), (TensorAxes("w", (3,), ("d",)),), (("d", ("h",)),))
+    with pytest.raises(ValueError, match="'d' is indexed by 'h', and leaf 'w'"):
+        permute({"w": np.ones(3)}, symmetry, {"d": np.array([[0, 1, 2], [2, 1, 0]])})

@@ -58,8 +58,16 @@ def constant(value: Any) -> Array:
     axes = []
     for axis, size in enumerate(values.shape):
         first = np.take(values, [0], axis=axis)
-        same = size == 1 or bool(np.all(values == first))
+        same = size == 1 or _equal(values, first)
         axes.append((Free(size),) if same and size > 1 else pinned(size, "varies along a constant"))
     flat = values.reshape(-1)
-    uniform = bool(np.all(flat == flat[0]))
+    uniform = _equal(flat, flat[:1])
     return Array(tuple(axes), value=float(flat[0]) if uniform else None)
+
+
+def _equal(values: np.ndarray, others: np.ndarray) -> bool:
+    """Compare numbers; the two zeros are not one."""
+    same = bool(np.all(values == others))
+    return same and (
+        values.dtype.kind != "f" or bool(np.all(np.signbit(values) == np.signbit(others)))
+    )

@@ -40,7 +40,7 @@ def assemble(leaves: Mapping[str, Array], trace: Interpreter) -> Symmetry:
         for span in block
         for item in span.items
     )
-    units = find_units(found, collect([*leaves.values(), *trace.seen], found))
+    units = find_units(found, collect([*leaves.values(), *trace.seen], trace.met, found))
     computed = {path: _atoms(axes) for path, axes in trace.computed.items()}
     name_units(paths, blocks, units, computed)
     windows = _atoms(trace.windows)

@@ -34,7 +34,14 @@ def as_function(
             return module(*inputs)  # pyright: ignore[reportCallIssue]
 
         return apply_module, nnx.to_pure_dict(state), args
-    if not jax.tree_util.all_leaves([function]):
+    if type(function).__module__.startswith("flax.linen") or any(
+        base.__module__ == "flax.linen.module" for base in type(function).__mro__
+    ):
+        raise ValueError(
+            "a Linen module has no parameters of its own: pass module.apply, the variables and the "
+            "inputs"
+        )
+    if not isinstance(function, jax.tree_util.Partial) and _holds_arrays(function):
         if not callable(function):
             raise ValueError(
                 "the first argument is a tree that can't be called: pass the function first, then "
@@ -46,3 +53,7 @@ def as_function(
     if not args:
         raise ValueError("pass the parameters, and the inputs, that the function is called with")
     return function, args[0], args[1:]
+
+
+def _holds_arrays(tree: PyTree) -> bool:
+    return any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(tree))

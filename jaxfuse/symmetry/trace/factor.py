@@ -149,6 +149,20 @@ def pin(axis: Iterable[Factor | Free], reason: str) -> None:
         atom.pins.setdefault(reason)
 
 
+def distinguish(axis: Iterable[Factor | Free], mark: object) -> None:
+    """Say that the entries of an axis were told from those beside them."""
+    for atom in atoms(axis):
+        atom.marks |= {mark}
+
+
+def index_of(count: int, mark: object) -> Factor:
+    """Return an index: a factor whose entries are told from each other."""
+    index = compound("sum", [Factor(1) for _ in range(count)])
+    for number, entry in enumerate(index.parts):
+        entry.marks = frozenset([(mark, number)])
+    return index
+
+
 def is_pinned(axis: Axis) -> bool:
     """Tell whether nothing of an axis can move."""
     return not any(isinstance(f, Free) for f in axis) and all(atom.pins for atom in atoms(axis))
@@ -167,7 +181,13 @@ _CONFLICT = "joined with an axis of another structure"
 
 
 def tie(left: Axis, right: Axis) -> Axis:
-    """Say that two axes of one size have one order; return what describes both."""
+    """Say that two axes have one order; return what describes both.
+
+    Axes of two sizes have none in common, and are pinned.
+    """
+    if axis_size(left) != axis_size(right):
+        pin((*left, *right), _CONFLICT)
+        return left
     if len(left) == 1 and isinstance(left[0], Free):
         return right
     if len(right) == 1 and isinstance(right[0], Free):
@@ -175,6 +195,8 @@ def tie(left: Axis, right: Axis) -> Axis:
     ours, theirs = list(resolve(left)), list(resolve(right))
     tied: list[Factor | Free] = []
     while ours and theirs:
+        # What was tied before may have changed what stands for the next factors.
+        ours[:1], theirs[:1] = resolve(ours[:1]), resolve(theirs[:1])
         small, large = (ours, theirs) if ours[0].size <= theirs[0].size else (theirs, ours)
         if small[0].size == large[0].size:
             tied.append(_join(small.pop(0), large.pop(0)))
@@ -240,12 +262,15 @@ def _take(factors: Sequence[Factor | Free], size: int) -> Axis | None:
 
 def _join(f: Factor | Free, g: Factor | Free) -> Factor | Free:
     """Tie two factors of one size that are no products."""
-    if f is g or isinstance(g, Free):
+    if isinstance(g, Free):
         return f
-    if isinstance(f, Free):
+    if f is g or isinstance(f, Free):
         return g
     if f.kind == "atom" or g.kind == "atom":
         atom, other = (f, g) if f.kind == "atom" else (g, f)
+        if other.kind == "family" and atom in set(atoms(other.parts)):
+            collapse(other)
+            return find(other)
         return _link(atom, other)
     if f.kind == g.kind == "family" and _index(f) is _index(g):
         for ours, theirs in zip(f.parts, g.parts, strict=True):
@@ -331,6 +356,11 @@ def blocks(axis: Axis, cuts: Sequence[int]) -> list[Axis] | None:
     return result
 
 
+def holds(axis: Iterable[Factor | Free], index: Factor | Free) -> bool:
+    """Tell whether an index is one of the factors of an axis."""
+    return isinstance(index, Factor) and any(f is find(index) for f in resolve(axis))
+
+
 def restrict(axis: Axis, index: Factor | Free, piece: Axis, start: int, stop: int) -> Axis:
     """Return what an axis is where an index is cut down to a piece of its entries."""
     if isinstance(index, Free):
@@ -376,8 +406,3 @@ def _cut(head: Factor | Free, cuts: Sequence[int]) -> list[Axis] | None:
         piece[0] if len(piece) == 1 else (compound("sum", [as_factor(axis) for axis in piece]),)
         for piece in pieces
     ]
-
-
-def enumerate_entries(factor: Factor) -> None:
-    """Take an atom apart into its single entries, so that it can be the index of families."""
-    split(factor, "sum", (1,) * factor.size)

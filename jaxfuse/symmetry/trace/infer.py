@@ -7,8 +7,8 @@ from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.trace.array import Array
 from jaxfuse.symmetry.trace.assemble import assemble
 from jaxfuse.symmetry.trace.call import as_function
-from jaxfuse.symmetry.trace.factor import Factor, compound, family, pin, pinned
-from jaxfuse.symmetry.trace.interpreter import Interpreter, warn_unknown
+from jaxfuse.symmetry.trace.factor import Factor, family, index_of, pin, pinned
+from jaxfuse.symmetry.trace.interpreter import Interpreter, settle_all, warn_unknown
 from jaxfuse.symmetry.trace.program import read_program
 from jaxfuse.symmetry.trace.registry import Rule
 
@@ -71,8 +71,13 @@ def infer_symmetry(
             break
         enumerated |= fresh
     for array in outputs:
-        for axis in array.axes:
+        for axis in (*array.axes, array.points or ()):
             pin(axis, "output")
+    for path, array in zip(program.paths, arrays, strict=True):
+        if path is not None and path not in program.weights:
+            for axis in array.axes:
+                pin(axis, "no array of real numbers")
+    settle_all([*arrays, *interpreter.seen])
     warn_unknown(list(interpreter.unknown))
     found = zip(program.paths, arrays, strict=True)
     return assemble({path: a for path, a in found if path in program.weights}, interpreter)
@@ -81,7 +86,7 @@ def infer_symmetry(
 def _leaf(path: str, shape: tuple[int, ...], enumerated: set[object]) -> Array:
     """Describe a parameter: every axis may be permuted until something says otherwise."""
     along = next((axis for axis in range(len(shape)) if (path, axis) in enumerated), None)
-    index = None if along is None else compound("sum", [Factor(1) for _ in range(shape[along])])
+    index = None if along is None else index_of(shape[along], path)
     axes = []
     for axis, size in enumerate(shape):
         if size == 1:

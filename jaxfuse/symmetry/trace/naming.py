@@ -44,7 +44,7 @@ def name_units(
                 if group.pinned and not outputs_only:
                     name(group, f"{path}[{where}]")
                 elif group.moves and (not outputs_only or item.factor in computed.get(path, ())):
-                    name(group, layer(path) + (".blocks" if group in parents else ""))
+                    name(group, (layer(path) or "params") + (".blocks" if group in parents else ""))
 
 
 def _items(blocks: Iterable[Block]) -> Iterator[tuple[Item, str]]:

@@ -80,14 +80,22 @@ def _branch(spans: list[Span], number: int, place: int) -> Iterator[Block]:
     for part in item.factor.parts:
         new = _items((part,), item.stride, item.choice)
         branch = _put(spans, number, place, span.start + offset * item.stride, new)
-        yield from _expand(_restricted(branch, item.factor, part, offset))
+        yield from _expand(_restricted(branch, number, item.factor, part, offset))
         offset += part.size
 
 
-def _restricted(spans: list[Span], index: Factor, part: Factor, offset: int) -> list[Span]:
-    """Choose the members of the families over an index of which one block is left."""
+def _restricted(
+    spans: list[Span], number: int, index: Factor, part: Factor, offset: int
+) -> list[Span]:
+    """Choose the members of the families over an index of which one block is left.
+
+    A family on an axis that holds the index itself belongs to that one.
+    """
     result = []
-    for span in spans:
+    for place, span in enumerate(spans):
+        if place != number and any(item.factor is index for item in span.items):
+            result.append(span)
+            continue
         items: list[Item] = []
         for item in span.items:
             factor = item.factor
@@ -115,21 +123,39 @@ class Occurrences:
     places: dict[Factor, set[object]] = field(default_factory=dict)
 
 
-def collect(arrays: Sequence[Array], of: Iterable[Factor]) -> Occurrences:
-    """Go through all arrays and note where the given atoms occur."""
+def collect(arrays: Sequence[Array], met: Sequence[Array], of: Iterable[Factor]) -> Occurrences:
+    """Note where the given atoms occur.
+
+    Args:
+        arrays: every array of the program.
+        met: the axes that operations go over together. An index that lies on two of them is none
+            there: the operation combines its entries.
+        of: the atoms of the parameters.
+    """
     found = Occurrences()
     for atom in of:
         found.places[atom] = set(atom.marks)
+    for array in _distinct(arrays):
+        ghosts = set(atoms(tuple(array.ghosts)))
+        blocks = list(blocks_of(array.axes))
+        _note_places(found, blocks, _structure(array))
+        for block in blocks:
+            _note_beside(found, block, ghosts)
+    for array in _distinct(met):
+        ghosts = set(atoms(tuple(array.ghosts)))
+        for block in blocks_of(array.axes):
+            _note_beside(found, block, ghosts)
+    return found
+
+
+def _distinct(arrays: Iterable[Array]) -> Iterator[Array]:
+    """Yield one array of every structure."""
     seen: set[object] = set()
     for array in arrays:
         structure = _structure(array)
-        if structure in seen:
-            continue
-        seen.add(structure)
-        ghosts = set(atoms(tuple(array.ghosts)))
-        for block in blocks_of(array.axes):
-            _note(found, block, ghosts, structure)
-    return found
+        if structure not in seen:
+            seen.add(structure)
+            yield array
 
 
 def _structure(array: Array) -> object:
@@ -140,18 +166,33 @@ def _structure(array: Array) -> object:
     return axes, frozenset(id(atom) for atom in atoms(tuple(array.ghosts)))
 
 
-def _note(found: Occurrences, block: Block, ghosts: set[Factor], structure: object) -> None:
+def _note_beside(found: Occurrences, block: Block, ghosts: set[Factor]) -> None:
     count = Counter(item.factor for span in block for item in span.items)
     single = {atom for atom, times in count.items() if times == 1} | ghosts
-    for axis, span in enumerate(block):
-        for item in span.items:
-            if item.factor not in found.places:
-                continue
-            others = frozenset(
-                (id(other.factor), other.stride) for other in span.items if other is not item
-            )
-            token = (structure, axis, item.stride, item.choice, others)
-            found.places[item.factor].add(token)
-            beside = single - {item.factor}
-            known = found.beside.get(item.factor)
-            found.beside[item.factor] = beside if known is None else known & beside
+    for atom in (*count, *ghosts):
+        if atom in found.places:
+            beside = single - {atom}
+            known = found.beside.get(atom)
+            found.beside[atom] = beside if known is None else known & beside
+
+
+def _note_places(found: Occurrences, blocks: Sequence[Block], structure: object) -> None:
+    """Note on which axes the atoms lie.
+
+    An atom that lies on an axis several times is told from all others there: which of its places
+    corresponds to which of theirs is not known.
+    """
+    starts: dict[tuple[Factor, tuple[object, ...]], set[int]] = {}
+    for block in blocks:
+        for axis, span in enumerate(block):
+            for item in span.items:
+                if item.factor in found.places:
+                    others = frozenset(
+                        (id(other.factor), other.stride)
+                        for other in span.items
+                        if other is not item
+                    )
+                    token = (structure, axis, item.stride, item.choice, others)
+                    starts.setdefault((item.factor, token), set()).add(span.start)
+    for (atom, token), at in starts.items():
+        found.places[atom].add(token if len(at) == 1 else (*token, id(atom)))

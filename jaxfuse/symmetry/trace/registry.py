@@ -1,6 +1,6 @@
 """One rule per primitive, in a table that a user can extend."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -16,6 +16,7 @@ class Tracer(Protocol):
     enumerated: set[object]
     wanted: set[object]
     stacks: list[Axis]
+    devices: dict[str, Factor]
 
     def run(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Array], key: str) -> Any:
         """Trace another program and return its outputs."""
@@ -23,6 +24,10 @@ class Tracer(Protocol):
 
     def computes(self, leaves: frozenset[str], units: Sequence[Axis]) -> None:
         """Note the axes of parameters whose units an operation computes."""
+        ...
+
+    def meets(self, *axes: Axis) -> None:
+        """Note the axes that an operation goes over together: what meets on two is no index."""
         ...
 
     def passes(self, role: Role, site: str | None, axes: Sequence[Axis]) -> None:
@@ -42,6 +47,7 @@ class Site:
         primitive: name of the primitive.
         params: its parameters, as in the jaxpr.
         inputs: what is known of the operands.
+        floating: whether each operand is of real numbers, so that no two entries need be equal.
         shapes: shapes of the results.
         key: where in the program it is: numbers of operations, from the outermost program to the
             innermost, with points between them.
@@ -51,6 +57,7 @@ class Site:
     primitive: str
     params: Mapping[str, Any]
     inputs: tuple[Array, ...]
+    floating: tuple[bool, ...]
     shapes: tuple[tuple[int, ...], ...]
     key: str
     tracer: Tracer
@@ -67,9 +74,22 @@ class Site:
     def opaque(self, reason: str) -> list[Array]:
         """Pin every axis of the operands and of the results."""
         for array in self.inputs:
-            for axis in array.axes:
+            for axis in (*array.axes, tuple(array.ghosts)):
                 pin(axis, reason)
         return [self.fixed(reason, shape) for shape in self.shapes]
+
+    def ranked(self, operand: int, along: int) -> Axis | None:
+        """Return the axis that ranks of an operand's values point at.
+
+        Among equal values the first comes first, so of integers, and of an array that does not
+        vary, ranks are positions, and the axis is pinned.
+        """
+        axis = self.inputs[operand].axes[along]
+        free = any(isinstance(factor, Free) for factor in resolve(axis))
+        if self.floating[operand] and not free:
+            return axis
+        pin(axis, "ties are broken by position")
+        return None
 
     def want_entries(self, axis: Axis) -> None:
         """Ask for an axis to be taken apart entry by entry in the next pass."""
@@ -133,6 +153,8 @@ def tie_all(axes: Sequence[Axis]) -> Axis:
     return result
 
 
-def is_free(axis: Axis) -> bool:
-    """Tell whether an array does not vary along an axis."""
-    return all(isinstance(factor, Free) for factor in axis)
+def read_pointers(arrays: Iterable[Array]) -> None:
+    """Pin what arrays point at: the positions are used as numbers."""
+    for array in arrays:
+        if array.points is not None:
+            pin(array.points, "entries are numbered")

@@ -1,5 +1,6 @@
 """Direct sums: concatenate, pad, slice and split join blocks and take them apart."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -13,8 +14,11 @@ from jaxfuse.symmetry.trace.factor import (
     axis_size,
     blocks,
     compound,
+    distinguish,
     divide_axis,
     family,
+    holds,
+    index_of,
     is_pinned,
     pin,
     pinned,
@@ -33,7 +37,7 @@ def concatenate(site: Site) -> Array:
             replace(array, axes=(*array.axes[:along], *array.axes[along + 1 :]))
             for array in site.inputs
         ]
-        return _stacked(rest, along)
+        return _stacked(site, rest, along)
     axes = [
         tie_all([array.axes[axis] for array in site.inputs])
         for axis in range(len(site.shape))
@@ -45,7 +49,9 @@ def concatenate(site: Site) -> Array:
 
 def _block(site: Site, array: Array, along: int, number: int) -> Factor:
     """Return the block of one operand; blocks of one known value may be mistaken for each other."""
-    told = ("value", array.value) if array.value is not None else ("operand", number)
+    told: tuple[object, ...] = ("operand", number)
+    if array.value is not None:
+        told = ("value", array.value, math.copysign(1.0, array.value))
     return as_factor(array.axes[along], marks=frozenset([(site.key, told)]))
 
 
@@ -119,7 +125,7 @@ def take(site: Site, array: Array, axis: int, start: int, stop: int, stride: int
     if (start, stop, stride) == (0, size, 1):
         return array
     if stride != 1:
-        kept = _strided(whole, size, start, stop, stride)
+        kept = _strided(site, whole, size, start, stop, stride)
         return replace(array, axes=_set(array.axes, axis, kept), points=None)
     if is_pinned(whole):
         kept = pinned(stop - start, "part of a pinned axis")
@@ -132,7 +138,7 @@ def take(site: Site, array: Array, axis: int, start: int, stop: int, stride: int
     begin, end = start, stop
     axes = []
     for i, other in enumerate(array.axes):
-        restricted = i != axis and isinstance(head, Factor) and head.size == size
+        restricted = i != axis and head.size == size and not holds(other, head)
         axes.append(restrict(other, head, kept, begin, end) if restricted else other)
     return replace(array, axes=_set(tuple(axes), axis, kept), points=None)
 
@@ -148,16 +154,21 @@ def _cut(site: Site, axis: Axis, start: int, stop: int) -> Axis:
     if pieces is None:
         pin(axis, "cut across its structure")
         return pinned(stop - start, "cut across its structure")
-    return pieces[0 if start == 0 else 1]
+    piece = pieces[0 if start == 0 else 1]
+    distinguish(piece, (site.key, start))
+    return piece
 
 
-def _strided(axis: Axis, size: int, start: int, stop: int, stride: int) -> Axis:
+def _strided(site: Site, axis: Axis, size: int, start: int, stop: int, stride: int) -> Axis:
     """Take every n-th entry: the outer factor, where the axis divides."""
     count = -(-(stop - start) // stride)
     if size % stride == 0 and count == size // stride and start < stride and not is_pinned(axis):
         parts = divide_axis(axis, size // stride)
-        if parts is not None and blocks(parts[1], sorted({start, start + 1} - {0, stride})):
-            return parts[0]
+        if parts is not None:
+            phase = blocks(parts[1], sorted({start, start + 1} - {0, stride}))
+            if phase is not None:
+                distinguish(phase[0 if start == 0 else 1], (site.key, start))
+                return parts[0]
     pin(axis, "taken at intervals")
     return pinned(count, "taken at intervals")
 
@@ -177,11 +188,11 @@ def unstack(site: Site) -> list[Array]:
 @register_rule("stack")
 def stack(site: Site) -> Array:
     """Stack arrays along a new axis; their other axes may differ from array to array."""
-    return _stacked(site.inputs, site.params["axis"])
+    return _stacked(site, site.inputs, site.params["axis"])
 
 
-def _stacked(arrays: Sequence[Array], position: int) -> Array:
-    index = compound("sum", [Factor(1) for _ in arrays])
+def _stacked(site: Site, arrays: Sequence[Array], position: int) -> Array:
+    index = index_of(len(arrays), site.key)
     parts = zip(*(array.axes for array in arrays), strict=True)
     axes = [_stack(index, list(part)) for part in parts]
     return Array((*axes[:position], (index,), *axes[position:]))

@@ -23,6 +23,7 @@ def dot_general(site: Site) -> Array:
     rest_left = _without(left.axes, (*left_sum, *left_batch))
     rest_right = _without(right.axes, (*right_sum, *right_batch))
     result = Array((*batch, *rest_left, *rest_right))
+    site.tracer.meets(*result.axes, *(left.axes[i] for i in left_sum))
     _note(site, left, right, rest_left, result)
     _note(site, right, left, rest_right, result)
     return result
@@ -65,10 +66,26 @@ def convolution(site: Site) -> list[Array]:
     result: list[Axis] = [()] * len(site.shape)
     result[batch_out], result[channels_out] = image.axes[batch_in], outputs
     site.tracer.taps([kernel.axes[axis] for axis in window])
-    for place, tap, out in zip(places_in, window, places_out, strict=True):
+    for number, (place, tap, out) in enumerate(zip(places_in, window, places_out, strict=True)):
+        if _is_pointwise(site, number, kernel.shape[tap]):
+            result[out] = image.axes[place]
+            continue
         pin(kernel.axes[tap], _WINDOW)
         pin(image.axes[place], _PLACES)
         result[out] = pinned(site.shape[out], _PLACES)
     array = Array(tuple(result))
+    places = [image.axes[place] for place in places_in]
+    site.tracer.meets(*array.axes, *kernel.axes[inputs : inputs + 1], *places)
     _note(site, kernel, image, [outputs], array)
     return [array]
+
+
+def _is_pointwise(site: Site, number: int, taps: int) -> bool:
+    """Tell whether a convolution leaves the entries of an axis where they are."""
+    params = site.params
+    moves = (
+        params["window_strides"][number],
+        params["lhs_dilation"][number],
+        *params["padding"][number],
+    )
+    return taps == 1 and moves == (1, 1, 0, 0)

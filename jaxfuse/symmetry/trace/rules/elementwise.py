@@ -1,8 +1,8 @@
 """Entry by entry: results and operands of one shape have one order, as in a residual sum."""
 
 from jaxfuse.symmetry.trace.array import Array, free
-from jaxfuse.symmetry.trace.factor import Axis, pin, tie
-from jaxfuse.symmetry.trace.registry import Site, register_rule, tie_all
+from jaxfuse.symmetry.trace.factor import Axis, axis_size, tie
+from jaxfuse.symmetry.trace.registry import Site, read_pointers, register_rule, tie_all
 
 # fmt: off
 _ELEMENTWISE = (
@@ -45,6 +45,8 @@ def _tied(site: Site, operands: tuple[Array, ...]) -> Array:
 @register_rule(*_SAME, pointers=True)
 def same(site: Site) -> list[Array]:
     """Hand everything on, pointers too."""
+    if any(array.shape != shape for array, shape in zip(site.inputs, site.shapes, strict=False)):
+        return site.opaque("read as numbers of another width")
     return list(site.inputs[: len(site.shapes)])
 
 
@@ -63,7 +65,7 @@ def equal(site: Site) -> Array:
     if left.points is not None and right.points is not None and not (left.shifted or right.shifted):
         tie(left.points, right.points)
     else:
-        _read(site, left, right)
+        read_pointers((left, right))
     return _tied(site, (left, right))
 
 
@@ -72,7 +74,7 @@ def less(site: Site) -> Array:
     """Compare: whether a position is negative says nothing of the order."""
     left, right = site.inputs
     if left.points is None or right.value != 0.0:
-        _read(site, left, right)
+        read_pointers((left, right))
     return _tied(site, (left, right))
 
 
@@ -87,9 +89,10 @@ def add(site: Site) -> Array:
         return result
     if other.points is None and other.value == 0.0:
         return Array(result.axes, points=pointer.points, shifted=pointer.shifted)
-    if other.points is None and other.value is not None and not pointer.shifted:
+    size = float(axis_size(pointer.points))
+    if other.points is None and other.value == size and not pointer.shifted:
         return Array(result.axes, points=pointer.points, shifted=True)
-    _read(site, left, right)
+    read_pointers((left, right))
     return result
 
 
@@ -97,18 +100,11 @@ def add(site: Site) -> Array:
 def select(site: Site) -> Array:
     """Choose entry by entry."""
     which, *cases = site.inputs
-    _read(site, which)
+    read_pointers([which])
     result = _tied(site, site.inputs)
     first = cases[0].points
     plain = [case for case in cases if case.points is not None and not case.shifted]
     if first is None or any(case.points is not first for case in cases) or not plain:
-        _read(site, *cases)
+        read_pointers(cases)
         return result
     return Array(result.axes, points=first)
-
-
-def _read(site: Site, *arrays: Array) -> None:
-    """Pin what is pointed at: the positions are used as numbers."""
-    for array in arrays:
-        if array.points is not None:
-            pin(array.points, "its positions are used as numbers")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from jaxfuse.symmetry.trace.array import Array
 from jaxfuse.symmetry.trace.factor import Axis, pin, pinned, tie
-from jaxfuse.symmetry.trace.registry import Site, register_rule
+from jaxfuse.symmetry.trace.registry import Site, read_pointers, register_rule
 from jaxfuse.symmetry.trace.rules.blocks import take
 
 _LOOKED_UP = "looked up by number"
@@ -15,6 +15,7 @@ def gather(site: Site) -> Array:
     """Hand on the axes that are taken whole; a position on an axis ties the two."""
     operand, indices = site.inputs
     numbers, sizes = site.params["dimension_numbers"], site.params["slice_sizes"]
+    read_pointers([operand])
     single = len(numbers.start_index_map) == 1
     for axis in numbers.start_index_map:
         if sizes[axis] == operand.shape[axis]:
@@ -22,7 +23,7 @@ def gather(site: Site) -> Array:
         if single and indices.points is not None and not indices.shifted and sizes[axis] == 1:
             tie(operand.axes[axis], indices.points)
         else:
-            _pin_pointer(indices)
+            read_pointers([indices])
             pin(operand.axes[axis], _LOOKED_UP)
     batch = list(indices.axes[:-1])
     for axis, place in zip(
@@ -40,16 +41,13 @@ def gather(site: Site) -> Array:
         kept.append(operand.axes[axis] if whole else pinned(sizes[axis], _LOOKED_UP))
     if indices.data and not operand.data:
         site.tracer.computes(operand.leaves, kept)
+    own = [a for i, a in enumerate(operand.axes) if i not in numbers.operand_batching_dims]
+    site.tracer.meets(*own, *batch)
     result: list[Axis] = []
     for position in range(len(site.shape)):
         source = kept if position in numbers.offset_dims else batch
         result.append(source.pop(0))
     return Array(tuple(result))
-
-
-def _pin_pointer(array: Array) -> None:
-    if array.points is not None:
-        pin(array.points, "its positions are used as numbers")
 
 
 @register_rule("dynamic_slice")
@@ -92,6 +90,9 @@ def scatter(site: Site) -> Array:
     """Put entries in: axes of the update that are whole are tied, the others pinned."""
     operand, indices, updates = site.inputs
     numbers = site.params["dimension_numbers"]
+    own = [a for i, a in enumerate(operand.axes) if i not in numbers.operand_batching_dims]
+    scattered = [i for i in range(len(updates.axes)) if i not in numbers.update_window_dims]
+    site.tracer.meets(*own, *(updates.axes[i] for i in scattered))
     dropped = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
     window = [axis for axis in range(len(operand.axes)) if axis not in dropped]
     axes = list(operand.axes)
@@ -104,7 +105,6 @@ def scatter(site: Site) -> Array:
         else:
             pin((*axes[axis], *updates.axes[place]), _LOOKED_UP)
             axes[axis] = pinned(operand.shape[axis], _LOOKED_UP)
-    scattered = [i for i in range(len(updates.axes)) if i not in numbers.update_window_dims]
     for place, index in zip(scattered, range(len(indices.axes) - 1), strict=False):
         tie(updates.axes[place], indices.axes[index])
     for axis, index in zip(

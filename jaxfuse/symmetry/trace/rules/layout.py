@@ -11,9 +11,9 @@ from jaxfuse.symmetry.trace.factor import (
     as_factor,
     axis_size,
     blocks,
-    compound,
     divide,
     family,
+    index_of,
     pin,
     pinned,
     resolve,
@@ -131,14 +131,14 @@ def _split_off(site: Site, head: Factor | Free, outer: int, origin: object) -> A
             return None
         split(head, "sum", (head.size // outer,) * outer)
     if isinstance(head, Factor) and head.kind == "sum":
-        return _by_entry(head, outer)
+        return _by_entry(head, outer, site.key)
     parts = divide(head, outer)
     if parts is not None and isinstance(parts[0], Factor) and not parts[0].pins:
         parts[0].origin = origin
     return parts
 
 
-def _by_entry(head: Factor, outer: int) -> Axis | None:
+def _by_entry(head: Factor, outer: int, mark: object) -> Axis | None:
     """View a direct sum as an index over its blocks and what lies in each."""
     inner, rest = divmod(head.size, outer)
     if rest:
@@ -146,5 +146,5 @@ def _by_entry(head: Factor, outer: int) -> Axis | None:
     members = blocks((head,), [inner * i for i in range(1, outer)])
     if members is None:
         return None
-    index = compound("sum", [Factor(1) for _ in range(outer)])
+    index = index_of(outer, mark)
     return index, family(index, [as_factor(member) for member in members])

@@ -2,7 +2,7 @@
 
 from jaxfuse.symmetry.trace.array import Array, free
 from jaxfuse.symmetry.trace.factor import Axis, Factor, pin, pinned, tie
-from jaxfuse.symmetry.trace.registry import Site, register_rule
+from jaxfuse.symmetry.trace.registry import Site, read_pointers, register_rule
 
 _RANKS = "ordered by value"
 
@@ -27,7 +27,7 @@ def top_k(site: Site) -> list[Array]:
     (array,) = site.inputs
     along = site.params.get("axis", len(array.axes) - 1)
     axes = _ranked(site, array.axes, along, site.shape[along])
-    return [Array(axes), Array(axes, points=array.axes[along])]
+    return [Array(axes), Array(axes, points=site.ranked(0, along))]
 
 
 @register_rule("approx_top_k")
@@ -36,7 +36,7 @@ def approximate_top_k(site: Site) -> list[Array]:
     (array,) = site.inputs
     along = site.params["reduction_dimension"] % len(array.axes)
     axes = _ranked(site, array.axes, along, site.shape[along])
-    return [Array(axes), Array(axes, points=array.axes[along])]
+    return [Array(axes), Array(axes, points=site.ranked(0, along))]
 
 
 @register_rule("sort", pointers=True)
@@ -47,12 +47,13 @@ def sort(site: Site) -> list[Array]:
     axes = list(first.axes)
     for array in site.inputs[1:]:
         axes = [tie(a, b) for a, b in zip(axes, array.axes, strict=True)]
-    for key in site.inputs[: site.params["num_keys"]]:
-        if key.points is not None:
-            pin(key.points, "its positions are used as numbers")
+    keys = site.params["num_keys"]
+    read_pointers(site.inputs[:keys])
+    if len(site.inputs) > 1 and not any(site.ranked(key, along) for key in range(keys)):
+        read_pointers(site.inputs)
     ranked = _ranked(site, tuple(axes), along, site.shape[along])
     return [
-        Array(ranked, points=array.points if number >= site.params["num_keys"] else None)
+        Array(ranked, points=array.points if number >= keys else None)
         for number, array in enumerate(site.inputs)
     ]
 
@@ -84,3 +85,15 @@ def reverse(site: Site) -> Array:
 def random(site: Site) -> list[Array]:
     """Return numbers that differ from entry to entry."""
     return site.opaque("random numbers")
+
+
+@register_rule("platform_index")
+def platform(site: Site) -> Array:
+    """Return a number."""
+    return Array(())
+
+
+@register_rule("debug_callback", "debug_print")
+def debug(site: Site) -> list[Array]:
+    """Nothing comes back from a print."""
+    return []

@@ -16,7 +16,7 @@ from jaxfuse.symmetry.trace.factor import (
     pin,
     tie,
 )
-from jaxfuse.symmetry.trace.registry import Site, register_rule, tie_all
+from jaxfuse.symmetry.trace.registry import Site, read_pointers, register_rule, tie_all
 
 _DEVICES = "devices"
 
@@ -64,6 +64,7 @@ def cond(site: Site) -> list[Array]:
 
 
 def _merged(arrays: Sequence[Array]) -> Array:
+    read_pointers(arrays)
     axes = tuple(tie_all(axes) for axes in zip(*(array.axes for array in arrays), strict=True))
     return replace(_history(arrays), axes=axes)
 
@@ -130,6 +131,7 @@ def scan(site: Site) -> list[Array]:
     out = _run(site, params["jaxpr"], (*constants, *carry, *slices))
     site.tracer.stacks.pop()
     ends = [_without(_merged(pair), ghost) for pair in zip(carry, out[: len(carry)], strict=True)]
+    read_pointers(out)
     stacks = [
         replace(_without(array, ghost), axes=(index, *array.axes), points=None, value=None)
         for array in out[len(carry) :]
@@ -151,7 +153,7 @@ def shard_map(site: Site) -> list[Array]:
 
 
 def _sharded(site: Site, mesh: dict[str, int]) -> list[Array]:
-    devices = {name: Factor(size, origin=_DEVICES) for name, size in mesh.items()}
+    devices = {name: Factor(size, origin=(_DEVICES, name)) for name, size in mesh.items()}
     local = []
     for array, spec in zip(site.inputs, site.params["in_specs"], strict=True):
         axes, ghosts = list(array.axes), set(array.ghosts)
@@ -166,7 +168,12 @@ def _sharded(site: Site, mesh: dict[str, int]) -> list[Array]:
                 axes[position] = parts[1]
                 ghosts.add(devices[name])
         local.append(replace(array, axes=tuple(axes), ghosts=frozenset(ghosts)))
+    around = dict(site.tracer.devices)
+    site.tracer.devices.update(devices)
     out = _run(site, site.params["jaxpr"], local, "shard.")
+    site.tracer.devices.clear()
+    site.tracer.devices.update(around)
+    read_pointers(out)
     results = []
     for array, spec in zip(out, site.params["out_specs"], strict=True):
         axes = list(array.axes)
@@ -186,8 +193,22 @@ def _names(entry: Any) -> tuple[str, ...]:
 
 @register_rule("psum", "psum2", "psum_invariant", "pmax", "pmin", history=True)
 def collective(site: Site) -> list[Array]:
-    """Reduce over devices: the axes stay, and what devices had of their own has one order now."""
+    """Reduce over axes and devices: what each device had of its own has one order now."""
+    over = site.params["axes"]
+    gone = {(_DEVICES, name) for name in over}
     return [
-        replace(array, ghosts=frozenset(g for g in array.ghosts if g.origin != _DEVICES))
+        replace(
+            array,
+            axes=tuple(axis for i, axis in enumerate(array.axes) if i not in over),
+            ghosts=frozenset(ghost for ghost in array.ghosts if ghost.origin not in gone),
+        )
         for array in site.inputs
     ]
+
+
+@register_rule("axis_index")
+def axis_index(site: Site) -> Array:
+    """Number the devices."""
+    name = site.params["axis_name"]
+    pin((site.tracer.devices[name],), "devices are numbered")
+    return Array(())

@@ -21,9 +21,9 @@ def reduction(site: Site) -> list[Array]:
 def arg_reduction(site: Site) -> Array:
     """Drop the axis, and point at it."""
     (array,) = site.inputs
-    axes = site.params["axes"]
-    rest = tuple(axis for i, axis in enumerate(array.axes) if i not in axes)
-    return Array(rest, points=array.axes[axes[0]])
+    (along,) = site.params["axes"]
+    rest = (*array.axes[:along], *array.axes[along + 1 :])
+    return Array(rest, points=site.ranked(0, along))
 
 
 @register_rule(
