@@ -400,6 +400,6 @@ print("\n".join(table))
 #
 # `align_params`, `fuse` and the rest take any pytree: Linen dicts, NNX states, Equinox modules,
 # lists of arrays. Feed-forward chains (dense, convolution, normalisation) are read off the tree;
-# for any other model pass `symmetry=jaxfuse.infer_symmetry(apply_fn, params, inputs)`, which is read
-# off its program. How edges are compared (`affinity=`) and how the matching is found (`solver=`) are
+# for any other model pass `symmetry=jaxfuse.infer_symmetry(apply_fn, params, inputs)`, read off its
+# program. How edges are compared (`affinity=`) and how the matching is found (`solver=`) are
 # small frozen dataclasses, for example `jaxfuse.Gaussian()` and `jaxfuse.CoordinateAscent()`.

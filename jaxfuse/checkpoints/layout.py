@@ -1,9 +1,9 @@
-"""Bring a checkpoint into the tree of a model: names, axis orders, the order behind a flatten."""
+"""Convert a feed-forward chain by the order of its layers, whatever they are called."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxfuse.symmetry.chain import Chain, read_chain
 from jaxfuse.symmetry.chain.layers import Kernel, Vector
@@ -38,7 +38,7 @@ class Description(NamedTuple):
 
     input_major: bool
     bias: bool
-    norm: str | None
+    norm: Literal["batch", "layer"] | None
     widths: tuple[int, ...]
 
 
@@ -60,7 +60,7 @@ def describe(params: PyTree) -> Description:
     return Description(chain.input_major, (True, "bias") in roles, norm, widths)
 
 
-def convert(params: PyTree, like: PyTree, *, channels: int = 1) -> PyTree:
+def convert_chain(params: PyTree, like: PyTree, *, channels: int = 1) -> PyTree:
     """Bring the parameters of a feed-forward chain into the names and layout of a model.
 
     Layers are paired by their order in the chain, whatever they are called. Dense kernels
@@ -77,14 +77,15 @@ def convert(params: PyTree, like: PyTree, *, channels: int = 1) -> PyTree:
         A tree like `like` with the values of `params`, in their own dtypes.
 
     Raises:
-        ValueError: if the two have different layers, with the leaf and both shapes; if the inputs
-            of the first map are no images of so many channels.
+        ValueError: if one is no chain, with the leaf that could not be placed; if the two have
+            different layers, with the leaf and both shapes; if the inputs of the first map are no
+            images of so many channels.
 
     Examples:
         >>> import jax.numpy as jnp
         >>> torch = {"fc1.weight": jnp.zeros((8, 4)), "fc2.weight": jnp.zeros((3, 8))}
         >>> flax = {"dense": [{"kernel": jnp.ones((4, 8))}, {"kernel": jnp.ones((8, 3))}]}
-        >>> jax.tree.map(jnp.shape, convert(torch, flax))
+        >>> jax.tree.map(jnp.shape, convert_chain(torch, flax))
         {'dense': [{'kernel': (4, 8)}, {'kernel': (8, 3)}]}
     """
     source, target = read_chain(params), read_chain(like)
@@ -94,7 +95,7 @@ def convert(params: PyTree, like: PyTree, *, channels: int = 1) -> PyTree:
             f"the checkpoint has {len(source.kernels)} layers and the model "
             f"{len(target.kernels)}: is it another architecture?"
         )
-    values: dict[str, jax.Array] = {}
+    values: dict[str, Any] = {}
     for index, (kernel, wanted) in enumerate(zip(source.kernels, target.kernels, strict=True)):
         if kernel.is_convolution:
             groups = 1
@@ -109,7 +110,7 @@ def convert(params: PyTree, like: PyTree, *, channels: int = 1) -> PyTree:
                 f"of {groups} channels: is it trained on other images?"
             )
         moved = _move_axes(
-            jnp.asarray(leaves[kernel.path]),
+            as_array(leaves[kernel.path]),
             kernel,
             groups,
             source.input_major,
@@ -125,13 +126,18 @@ def convert(params: PyTree, like: PyTree, *, channels: int = 1) -> PyTree:
     for place, vector in _places(target).items():
         if place not in places:
             raise ValueError(f"the checkpoint has nothing for the model's leaf {vector.path!r}")
-        values[vector.path] = jnp.asarray(leaves[places.pop(place).path])
+        values[vector.path] = as_array(leaves[places.pop(place).path])
     if places:
         left = next(iter(places.values()))
         raise ValueError(f"the model has no place for the checkpoint's leaf {left.path!r}")
     return map_named(
         lambda path, leaf: values[path].reshape(leaf.shape) if path in values else leaf, like
     )
+
+
+def as_array(leaf: Any) -> Any:
+    """Return a JAX or NumPy array: JAX would round a 64-bit one of NumPy's."""
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
 def _places(chain: Chain) -> dict[Place, Vector]:
@@ -151,18 +157,18 @@ def _places(chain: Chain) -> dict[Place, Vector]:
 
 
 def _move_axes(
-    leaf: jax.Array,
+    leaf: Any,
     kernel: Kernel,
     channels: int,
     from_input_major: bool,
     to_input_major: bool,
-) -> jax.Array:
+) -> Any:
     if from_input_major == to_input_major:
         return leaf
     taps = [axis for axis in range(leaf.ndim) if axis not in (kernel.axis_in, kernel.axis_out)]
     if kernel.is_convolution:
         ends = [kernel.axis_in, kernel.axis_out]
-        return jnp.transpose(leaf, taps + ends if to_input_major else ends[::-1] + taps)
+        return leaf.transpose(taps + ends if to_input_major else ends[::-1] + taps)
     positions = kernel.fan_in // channels
     if to_input_major:
         return leaf.reshape(-1, channels, positions).transpose(2, 1, 0).reshape(kernel.shape[::-1])

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import tyro
@@ -15,10 +15,15 @@ from jaxfuse.atomic import write_text
 from jaxfuse.cli.options import refuse_given
 from jaxfuse.cli.progress import Bars, bars
 from jaxfuse.data import Dataset, dirichlet, homogeneous, load, personalised
-from jaxfuse.models import create, functional
+from jaxfuse.models import MODEL_NAMES, create, functional
 from jaxfuse.models.create import Width
 from jaxfuse.reporting import Comparison, compare, comparison_table, plot_barriers
 from jaxfuse.training import recommended_config, train
+
+if TYPE_CHECKING:
+    ModelName = str
+else:  # the command line takes the choices from the table
+    ModelName = Literal[MODEL_NAMES]
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,16 @@ class Demo:
     """TFDS split to train on, such as "train[:40000]"."""
     test_split: str = "test"
     """TFDS split to evaluate on."""
-    model: Literal["mlp", "lenet", "vgg11"] = "mlp"
+    model: ModelName = "mlp"
     """Architecture of both networks."""
     width: Width = 1.0
     """Multiplier of the hidden widths; for vgg11 also half, double or quad, which scale the inner
     widths only."""
     bias: bool = False
-    """Give the linear maps biases."""
-    norm: Literal["none", "batch", "layer", "group"] = "none"
-    """Normalisation after every hidden map; group can't be aligned yet and is refused."""
+    """Give the linear maps biases, in an MLP, LeNet or VGG."""
+    norm: Literal["batch", "layer", "group"] | None = None
+    """Normalisation after every hidden map; by default the paper's, which is none for MLP, LeNet
+    and VGG. In group normalisation units move within a group, and groups as wholes."""
     split: Literal["homogeneous", "personalised", "dirichlet"] = "homogeneous"
     """What each network is trained on: all the data; one class and a tenth of the rest against
     what is left; or a Dirichlet(0.5) share of every class."""
@@ -76,11 +82,6 @@ class Demo:
 
     def _check(self) -> None:
         """Refuse what can't work before anything slow begins."""
-        if self.norm == "group":
-            raise ValueError(
-                "--norm group can't be aligned: its units permute only within the groups of a "
-                "normalisation, which is not supported; choose none, batch or layer"
-            )
         if self.dataset == "digits":
             options = ("data_dir", "train_split", "test_split")
             refuse_given(self, options, "has no effect on digits: they need no files")
@@ -110,7 +111,7 @@ class Demo:
                 classes=data.classes,
                 width=self.width,
                 bias=self.bias,
-                norm=None if self.norm == "none" else self.norm,
+                norm=self.norm,
                 key=weights_key,
             )
             apply_fn, _ = functional(module)

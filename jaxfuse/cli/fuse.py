@@ -1,6 +1,5 @@
 """`jaxfuse fuse`: K checkpoints in, one network out."""
 
-import functools
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -8,30 +7,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import tyro
-from flax import nnx
 from rich.console import Console
 
 from jaxfuse.align import AFFINITIES, SOLVERS
 from jaxfuse.atomic import write_text
-from jaxfuse.checkpoints import convert, describe, read, write
+from jaxfuse.checkpoints import convert, read, write
 from jaxfuse.checkpoints.write import check_writable
+from jaxfuse.cli.model import fit_model
 from jaxfuse.cli.options import refuse_given
 from jaxfuse.cli.progress import Bars, bars
-from jaxfuse.data import Dataset, load
+from jaxfuse.data import load
 from jaxfuse.fusion import fuse
 from jaxfuse.fusion.average import normalise_weights
-from jaxfuse.models import create, functional
+from jaxfuse.models import MODEL_NAMES
 from jaxfuse.models.create import Width
 from jaxfuse.reporting import compare, comparison_table, plot_barriers
+from jaxfuse.symmetry import Symmetry, infer_chain, infer_symmetry
 from jaxfuse.symmetry.chain import read_chain
+from jaxfuse.symmetry.chain.layers import REMEDY
 
 PyTree = Any
 if TYPE_CHECKING:
     AffinityName = str
     SolverName = str
+    ModelName = str
 else:  # the command line takes the choices from the tables
     AffinityName, SolverName = Literal[tuple(AFFINITIES)], Literal[tuple(SOLVERS)]
+    ModelName = Literal[MODEL_NAMES]
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,15 @@ class Fuse:
     channels: int | None = None
     """Channels of the input images, 1 for grey ones and vectors. Needed without --evaluate where
     networks with a dense first map come in different layouts, whose images are in other orders."""
-    model: Literal["mlp", "lenet", "vgg11"] | None = None
-    """Architecture; needed to evaluate."""
+    model: ModelName | None = None
+    """Architecture, whose symmetry is traced; needed for all but feed-forward chains, and to
+    evaluate."""
     width: Width = 1.0
     """Multiplier of the model's hidden widths; for vgg11 also half, double or quad, which scale
     the inner widths only."""
     norm: Literal["batch", "layer", "group"] | None = None
     """Normalisation of the model. By default batch or layer, by what the first checkpoint holds;
-    group must be named, as its parameters look like those of layer."""
+    group must be named, as its parameters look like those of layer, and without --evaluate both."""
     evaluate: str | None = None
     """Dataset to evaluate on: digits, mnist, cifar10, or another TFDS dataset."""
     data_dir: Path | None = None
@@ -78,12 +83,7 @@ class Fuse:
         with bars(console) as progress:
             if self.evaluate is None:
                 progress.update(f"aligning {len(loaded)} networks", 0.0)
-                fused = fuse(
-                    self._one_layout(loaded),
-                    self.weights,
-                    affinity=self.affinity,
-                    solver=self.solver,
-                )
+                fused = self._fuse(loaded)
                 progress.update(f"aligning {len(loaded)} networks", 1.0)
                 summary = None
             else:
@@ -108,10 +108,12 @@ class Fuse:
                 "one for each"
             )
         if self.evaluate is not None and self.model is None:
-            raise ValueError("--evaluate needs --model (mlp, lenet or vgg11) to run the networks")
+            raise ValueError(f"--evaluate needs --model, to run the networks: {_MODELS}")
         normalise_weights(self.weights, len(self.checkpoints))  # refuses negative ones and others
+        if self.model is None:
+            refuse_given(self, ("width", "norm"), f"needs --model: {_MODELS}")
         if self.evaluate is None:
-            options = ("model", "width", "norm", "data_dir", "test_split", "report")
+            options = ("data_dir", "test_split", "report")
             refuse_given(self, options, "needs --evaluate DATASET")
         else:
             refuse_given(self, ("channels",), "has no effect with --evaluate: the images tell")
@@ -122,43 +124,76 @@ class Fuse:
             raise ValueError(f"--channels must be 1 or more, got {self.channels}")
         check_writable(self.output, force=self.force)
 
-    def _one_layout(self, loaded: list[PyTree]) -> list[PyTree]:
-        """Bring checkpoints of different names or layouts into the tree of the first."""
-        first = jax.tree.structure(loaded[0])
-        return [
-            tree if jax.tree.structure(tree) == first else self._convert(tree, loaded[0], path)
-            for tree, path in zip(loaded, self.checkpoints, strict=True)
+    def _fuse(self, loaded: list[PyTree]) -> PyTree:
+        """Fuse without data, in the symmetry of the model or of the chain that the tree shows."""
+        channels = self.channels or 1
+        first = loaded[0]
+        if self.model is None:
+            like, symmetry = first, _read_symmetry(first)
+        else:
+            model = fit_model(self.model, first, width=self.width, norm=self.norm)
+            images = jax.ShapeDtypeStruct((2, *model.input_shape), jnp.float32)
+            like = model.template
+            symmetry = infer_symmetry(model.apply_fn, like, images)
+        self._check_input_order(loaded)
+        networks = [
+            tree
+            if jax.tree.structure(tree) == jax.tree.structure(like)
+            else convert(tree, like, channels=channels)
+            for tree in loaded
         ]
+        fused = fuse(
+            networks,
+            self.weights,
+            symmetry=symmetry,
+            affinity=self.affinity,
+            solver=self.solver,
+        )
+        return fused if like is first else convert(fused, first, channels=channels)
 
-    def _convert(self, tree: PyTree, like: PyTree, path: Path) -> PyTree:
-        """Convert one checkpoint to the first's tree, in an order of the inputs that is certain."""
-        chain, wanted = read_chain(tree), read_chain(like)
-        other_layout = chain.input_major != wanted.input_major
-        if other_layout and not chain.kernels[0].is_convolution and self.channels is None:
-            raise ValueError(
-                f"{path} and {self.checkpoints[0]} have different layouts, and no parameter tells "
-                "the order of the inputs: give the --channels of the input images (1 for grey "
-                "ones and vectors), or --evaluate DATASET"
-            )
-        return convert(tree, like, channels=self.channels or 1)
+    def _check_input_order(self, loaded: list[PyTree]) -> None:
+        """Refuse chains of two layouts where nothing tells the order of a dense map's inputs."""
+        if self.channels is not None:
+            return
+        try:
+            chains = [read_chain(tree) for tree in loaded]
+        except ValueError:
+            return  # other networks are converted by names, which refuses what they don't tell
+        if chains[0].kernels[0].is_convolution:
+            return
+        for chain, path in zip(chains, self.checkpoints, strict=True):
+            if chain.input_major != chains[0].input_major:
+                raise ValueError(
+                    f"{path} and {self.checkpoints[0]} have different layouts, and no parameter "
+                    "tells the order of the inputs: give the --channels of the input images (1 "
+                    "for grey ones and vectors), or --evaluate DATASET"
+                )
 
     def _compare(
         self, loaded: list[PyTree], progress: Bars
     ) -> tuple[PyTree, Callable[[Console], None]]:
         assert self.evaluate is not None
+        assert self.model is not None
         data = load(
             self.evaluate,
             self.data_dir,
             **({} if self.evaluate == "digits" else {"test_split": self.test_split}),
             progress=lambda done, total: progress.update("reading the data", done / total),
         )
-        apply_fn, template = self._model(data, loaded[0])
+        model = fit_model(
+            self.model,
+            loaded[0],
+            width=self.width,
+            norm=self.norm,
+            input_shape=data.input_shape,
+            classes=data.classes,
+        )
         channels = data.input_shape[-1]
-        networks = [convert(tree, template, channels=channels) for tree in loaded]
+        networks = [convert(tree, model.template, channels=channels) for tree in loaded]
         images, labels = data.test()
         comparison = compare(
             networks,
-            apply_fn,
+            model.apply_fn,
             images,
             labels,
             affinities={name: AFFINITIES[name] for name in ("linear", "gaussian", self.affinity)},
@@ -185,19 +220,14 @@ class Fuse:
         fused = convert(comparison.fused[self.affinity], loaded[0], channels=channels)
         return fused, summary
 
-    def _model(self, data: Dataset, checkpoint: PyTree) -> tuple[Any, PyTree]:
-        """Return the function and the shapes of the model with the parts of the checkpoint."""
-        assert self.model is not None
-        found = describe(checkpoint)
-        build = functools.partial(
-            create,
-            self.model,
-            input_shape=data.input_shape,
-            classes=data.classes,
-            width=self.width,
-            bias=found.bias,
-            norm=self.norm or found.norm,  # type: ignore[arg-type]
-            key=jax.random.key(0),
-        )
-        # The weights come from the checkpoints: to draw others would take seconds.
-        return functional(nnx.eval_shape(build))
+
+_MODELS = f"one of {', '.join(MODEL_NAMES)}"
+
+
+def _read_symmetry(params: PyTree) -> Symmetry:
+    """Read the symmetry of a chain off its tree; say what to do for another network."""
+    try:
+        return infer_chain(params)
+    except ValueError as error:
+        reason = str(error).removesuffix(REMEDY).strip()
+        raise ValueError(f"{reason} Name its architecture with --model: {_MODELS}") from None

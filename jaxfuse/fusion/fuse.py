@@ -100,6 +100,8 @@ def fuse(
 def _check_outputs(symmetry: Symmetry) -> None:
     """Refuse groups that no leaf computes: their units have no norm to give back."""
     computed = {t.groups[t.output] for t in symmetry.tensors if t.output is not None}
+    # What moves as a whole, such as a head, is computed with the units inside it.
+    computed |= {context for group, over in symmetry.over if group in computed for context in over}
     for group in symmetry.groups:
         if group not in computed:
             raise ValueError(

@@ -132,8 +132,8 @@ def functional(module: nnx.Module) -> tuple[InferenceFunction, Params]:
 
     Returns:
         `apply_fn` with `apply_fn(params, *inputs) -> outputs`, fit for `jit`, `vmap` and `grad`,
-        hashable and equal for modules of one structure; and `params`, a nested dict of arrays with string
-        keys (list indices too: `params["dense"]["0"]["kernel"]`), with running statistics
+        hashable and equal for modules of one structure; and `params`, a nested dict of arrays with
+        string keys (list indices too: `params["dense"]["0"]["kernel"]`), with running statistics
         (`nnx.BatchStat`) and without random state.
 
     Examples:

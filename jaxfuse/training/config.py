@@ -137,7 +137,7 @@ def recommended_config(dataset: str, model: str) -> TrainingConfig:
 
     Args:
         dataset: "digits", "mnist", "cifar10"; others get the settings of "cifar10".
-        model: "mlp", "lenet", "vgg11"; others get the settings of "lenet".
+        model: "mlp", "lenet", "vgg11"; others, which are as deep, get the settings of "vgg11".
 
     Returns:
         The settings.
@@ -147,5 +147,5 @@ def recommended_config(dataset: str, model: str) -> TrainingConfig:
         20
     """
     dataset = dataset if dataset in ("digits", "mnist") else "cifar10"
-    model = model if model in ("mlp", "vgg11") else "lenet"
+    model = model if model in ("mlp", "lenet") else "vgg11"
     return _RECOMMENDED[dataset, model]

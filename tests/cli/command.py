@@ -1,11 +1,15 @@
 """Runs the command line in this process, and reads what it prints."""
 
 import re
+import sys
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from jaxfuse.cli import main
+from jaxfuse.models import CifarResNet
+from jaxfuse.symmetry.tree import named_leaves
 
 
 class Outcome(NamedTuple):
@@ -56,3 +60,30 @@ def assert_table_shows(outcome: Outcome, rows: list[dict]) -> None:
         ]
         for row in rows
     }
+
+
+def shorten_resnet20(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the residual network of the command eight layers deep: it compiles in seconds."""
+
+    def build(shape, classes, **options):
+        return CifarResNet(shape[-1], classes, depth=8, **options)
+
+    # By its name in the system: the package has the function of this name.
+    module = sys.modules["jaxfuse.models.create"]
+    short = module._BUILDERS["resnet20"]._replace(build=build)
+    monkeypatch.setattr(module, "_BUILDERS", module._BUILDERS | {"resnet20": short})
+
+
+def as_torch(params: dict) -> dict:
+    """PyTorch's names and layouts for the tree of a jaxfuse model, with counters."""
+    words = {"mean": "running_mean", "var": "running_var", "kernel": "weight", "scale": "weight"}
+    state = {}
+    for path, leaf in named_leaves(params).items():
+        *layer, last = path.split("/")
+        leaf = np.asarray(leaf)
+        if last == "kernel":
+            leaf = leaf.transpose(leaf.ndim - 1, leaf.ndim - 2, *range(leaf.ndim - 2))
+        state[".".join((*layer, words.get(last, last)))] = np.ascontiguousarray(leaf)
+        if last == "mean":
+            state[".".join((*layer, "num_batches_tracked"))] = np.array([7])
+    return state

@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from jaxfuse.affinity import Gaussian
+from jaxfuse.affinity import Linear
 from jaxfuse.align import AFFINITIES, SOLVERS
 from jaxfuse.cli import demo
-from jaxfuse.matching import FrankWolfe
+from jaxfuse.matching import CoordinateAscent
 from jaxfuse.training import TrainingConfig
-from tests.cli.command import Command, assert_table_shows
+from tests.cli.command import Command, assert_table_shows, shorten_resnet20
 
 ROWS = [
     "parent 0",
@@ -36,26 +36,29 @@ def run(capsys, monkeypatch) -> Command:
 @pytest.mark.parametrize(
     ("model", "width", "norm", "split"),
     [
-        ("mlp", 0.05, "none", "homogeneous"),
-        ("mlp", 0.05, "none", "personalised"),
-        ("lenet", 0.1, "batch", "dirichlet"),
+        ("mlp", 0.05, None, "homogeneous"),
+        ("mlp", 0.05, None, "personalised"),
+        ("mlp", 0.04, "group", "dirichlet"),
+        ("resnet20", 0.25, None, "homogeneous"),
     ],
 )
 def test_demo_prints_what_it_writes(run, tmp_path, monkeypatch, model, width, norm, split):
-    if model == "lenet":  # the settings of the MLP would compile for half a minute
-        monkeypatch.setitem(AFFINITIES, "gaussian", Gaussian(rank=4))
-        monkeypatch.setitem(SOLVERS, "portfolio", FrankWolfe())
+    if (model, norm) != ("mlp", None):  # the settings of the MLP would compile for half a minute
+        monkeypatch.setitem(AFFINITIES, "gaussian", Linear())
+        monkeypatch.setitem(SOLVERS, "portfolio", CoordinateAscent())
+    shorten_resnet20(monkeypatch)
     out = tmp_path / "out[red]"
     options = {
         "model": model,
         "width": width,
         "norm": norm,
         "split": split,
-        "epochs": 2,
+        "epochs": 1 if model == "resnet20" else 2,
         "seed": 3,
         "out": out,
     }
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    given = {name: value for name, value in options.items() if value is not None}
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
     outcome = run("demo", *words)
     assert (outcome.status, outcome.err) == (0, "")
     assert sorted(os.listdir(out)) == ["barrier.png", "results.json"]
@@ -98,7 +101,8 @@ def test_missing_dataset_is_one_line_naming_the_folder(run, tmp_path):
         (("--epochs", "0"), "epochs must be 1 or more, got 0"),
         (("--width", "0"), "width multiplier must be positive"),
         (("--dataset", "a/../b"), "no dataset name"),
-        (("--norm", "group"), "--norm group can't be aligned"),
+        (("--model", "resnet20", "--bias"), "resnet20 has the biases of its paper"),
+        (("--model", "mobilenet_v2", "--norm", "layer"), "has batch normalisation, and no 'layer'"),
         (("--width", "half"), "give mlp a number"),
         (("--test-split", "test[:10]"), "--test-split has no effect on digits"),
         (("--train-split", "test"), "--train-split has no effect on digits"),
@@ -131,7 +135,7 @@ def test_interruption_ends_with_the_status_of_a_signal(run, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "status", "expected"),
     [
-        (("--help",), 0, ["demo", "fuse"]),
+        (("--help",), 0, ["demo", "fuse", "symmetry"]),
         (("demo", "--help"), 0, ["--dataset", "--width", "--split", "--epochs", "-o"]),
         (("fuse", "--help"), 0, ["--weights", "--force", "--evaluate", "--report", "-o"]),
         ((), 2, ["demo"]),

@@ -14,8 +14,9 @@ from jaxfuse.checkpoints import read, write
 from jaxfuse.data import load_digits
 from jaxfuse.fusion import average, fuse
 from jaxfuse.models import create, functional
+from jaxfuse.symmetry import infer_symmetry, permute, random_permutations
 from jaxfuse.training import evaluate
-from tests.cli.command import Command, assert_table_shows
+from tests.cli.command import Command, as_torch, assert_table_shows, shorten_resnet20
 
 WIDTHS = (64, 20, 10, 5, 10)  # the MLP at width 0.05 on the digits, as in the tests of the demo
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -153,19 +154,56 @@ def test_convolutions_of_two_layouts_need_no_channels(run, files):
     assert_close(read("fused.safetensors"), state)
 
 
-def test_network_in_groups_is_refused_by_its_function(run, files):
-    for seed in (0, 1):
-        module = create(
-            "mlp", input_shape=(8, 8, 1), classes=10, width=0.1, norm="group",
-            key=jax.random.key(seed),
-        )  # fmt: skip
-        write(f"group{seed}", functional(module)[1])
-    outcome = run(
-        *("fuse", "group0", "group1", "-o", "fused", "--model", "mlp", "--width", "0.1"),
-        *("--norm", "group", "--evaluate", "digits"),
+@pytest.fixture
+def group_norm(files) -> dict:
+    """Files of one MLP with group normalisation in two orders, PyTorch's names in the second."""
+    module = create(
+        "mlp", input_shape=(8, 8, 1), classes=10, width=0.04, norm="group", key=jax.random.key(0)
     )
-    assert "changes what the network computes" in outcome.one_line()
-    assert not (files / "fused").exists()
+    apply_fn, params = functional(module)
+    symmetry = infer_symmetry(apply_fn, params, np.zeros((2, 8, 8, 1), np.float32))
+    moved = permute(params, symmetry, random_permutations(symmetry, jax.random.key(1)))
+    write("group0", params)
+    write("group1.safetensors", as_torch(moved))
+    return params
+
+
+@pytest.mark.parametrize("evaluate", [(), ("--evaluate", "digits")], ids=["blind", "evaluated"])
+def test_units_in_groups_of_a_normalisation_are_aligned(run, group_norm, evaluate):
+    options = ("--model", "mlp", "--width", "0.04", "--norm", "group", *evaluate)
+    channels = () if evaluate else ("--channels", "1")
+    words = ("fuse", "group0", "group1.safetensors", "-o", "fused", *options, *channels)
+    outcome = run(*words, "--solver", "coordinate_ascent")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert_close(read("fused"), group_norm)
+
+
+def test_layer_and_group_norm_are_told_apart_by_the_user_only(run, group_norm):
+    words = ("fuse", "group0", "group0", "-o", "fused", "--model", "mlp", "--width", "0.04")
+    assert "--norm layer or --norm group" in run(*words).one_line()
+
+
+def test_residual_network_in_two_orders_and_layouts_is_that_network(run, files, monkeypatch):
+    shorten_resnet20(monkeypatch)
+    module = create(
+        "resnet20", input_shape=(32, 32, 3), classes=4, width=0.25, key=jax.random.key(0)
+    )
+    apply_fn, params = functional(module)
+    symmetry = infer_symmetry(apply_fn, params, np.zeros((2, 8, 8, 3), np.float32))
+    moved = permute(params, symmetry, random_permutations(symmetry, jax.random.key(1)))
+    write("torch.safetensors", as_torch(params))
+    write("flax", moved)
+    words = ("torch.safetensors", "flax", "-o", "fused.safetensors")
+    assert "--model" in run("fuse", *words).one_line()
+    options = ("--model", "resnet20", "--width", "0.25", "--solver", "coordinate_ascent")
+    outcome = run("fuse", *words, *options)
+    assert (outcome.status, outcome.err) == (0, "")
+    fused = read("fused.safetensors")
+    wanted = as_torch(params)
+    assert {name: leaf.dtype for name, leaf in fused.items()} == {
+        name: leaf.dtype for name, leaf in wanted.items()
+    }
+    assert_close(fused, dict(sorted(wanted.items())))
 
 
 def resnet() -> dict[str, np.ndarray]:
@@ -199,9 +237,17 @@ def resnet() -> dict[str, np.ndarray]:
         (("nothing.safetensors", "no.safetensors", "--weights", "1", "inf"), "positive sum"),
         (("flax0.safetensors", "flax1.safetensors", "--evaluate", "digits"), "needs --model"),
         (("flax0.safetensors", "flax1.safetensors", "--report", "x"), "needs --evaluate"),
-        (("flax0.safetensors", "flax1.safetensors", "--model", "mlp"), "--model needs --evaluate"),
-        (("flax0.safetensors", "flax1.safetensors", "--width", "2"), "--width needs --evaluate"),
-        (("flax0.safetensors", "flax1.safetensors", "--norm", "layer"), "--norm needs --evaluate"),
+        (("flax0.safetensors", "flax1.safetensors", "--width", "2"), "--width needs --model"),
+        (("flax0.safetensors", "flax1.safetensors", "--norm", "layer"), "--norm needs --model"),
+        (("resnet.safetensors", "resnet.safetensors", "--model", "mlp"),
+         "the checkpoint is no mlp: leaves"),
+        (("flax0.safetensors", "flax1.safetensors", "--model", "resnet20"),
+         "no kernels of the names conv1 and linear"),
+        (("resnet.safetensors", "resnet.safetensors", "--model", "resnet20"),
+         "has nothing for the model's leaves 'bn1/"),
+        (("flax0.safetensors", "flax1.safetensors", "--model", "mlp"), "is it another width?"),
+        (("torch0.safetensors", "flax1.safetensors", "--model", "mlp", "--width", "0.05"),
+         "give the --channels of the input images"),
         (("flax0.safetensors", "flax1.safetensors", "--data-dir", "x"), "--data-dir needs"),
         (("flax0.safetensors", "flax1.safetensors", "--test-split", "x"), "--test-split needs"),
         (("flax0.safetensors", "flax1.safetensors", "--model", "mlp", "--evaluate", "digits",

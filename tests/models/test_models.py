@@ -21,6 +21,10 @@ from jaxfuse.models.layers import normalisation, scale_width
 from tests.oracles import classifier
 
 SHAPES = [(8, 8, 1), (28, 28, 1), (32, 32, 3)]
+CHAINS = ("mlp", "lenet", "vgg11", "vgg16")
+OTHERS = tuple(name for name in MODEL_NAMES if name not in CHAINS)
+# A module of a few units, and none of its weights drawn.
+SMALL = {"classes": 7, "width": 0.1, "key": jax.random.key(0)}
 
 
 def paths(module: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -32,7 +36,11 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> int:
     return sum(int(np.prod(shape)) for shape in shapes.values())
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+def small(name: str, shape: tuple[int, int, int], **options) -> nnx.Module:
+    return nnx.eval_shape(lambda: create(name, input_shape=shape, **(SMALL | options)))
+
+
+@pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("norm", [None, "batch", "layer", "group"])
 def test_logits_have_the_shape_of_the_classes(name, shape, norm, key):
@@ -44,7 +52,62 @@ def test_logits_have_the_shape_of_the_classes(name, shape, norm, key):
     assert jax.eval_shape(logits, key) == jax.ShapeDtypeStruct((3, 7), jnp.float32)
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", OTHERS)
+def test_networks_of_papers_take_small_images(name):
+    apply_fn, params = functional(small(name, (8, 8, 1)))
+    logits = jax.eval_shape(apply_fn, params, jax.ShapeDtypeStruct((3, 8, 8, 1), jnp.float32))
+    assert logits.shape == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "leaf", "wanted"),
+    [
+        ("resnet18", (64, 64, 3), "conv1/kernel", (3, 3, 3, 6)),
+        ("resnet18", (65, 40, 3), "conv1/kernel", (7, 7, 3, 6)),
+        ("convnext_tiny", (31, 31, 1), "stem/kernel", (1, 1, 1, 10)),
+        ("convnext_tiny", (48, 48, 3), "stem/kernel", (2, 2, 3, 10)),
+        ("convnext_tiny", (224, 224, 3), "stem/kernel", (4, 4, 3, 10)),
+    ],
+)
+def test_first_layer_suits_the_size_of_the_images(name, shape, leaf, wanted):
+    assert paths(small(name, shape))[leaf] == wanted
+
+
+@pytest.mark.parametrize(("side", "stride"), [(64, 1), (96, 2)])
+def test_mobilenet_keeps_the_size_of_small_images(side, stride):
+    assert small("mobilenet_v2", (side, side, 3)).stem.strides == stride
+
+
+@pytest.mark.parametrize(
+    ("norm", "leaves"), [(None, {"scale", "bias", "mean", "var"}), ("group", {"scale", "bias"})]
+)
+def test_residual_network_has_the_norm_of_its_paper_or_another(norm, leaves):
+    shapes = paths(small("resnet20", (8, 8, 3), norm=norm))
+    assert {path.rsplit("/")[-1] for path in shapes if path.startswith("bn1/")} == leaves
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet20", {"bias": True}, "resnet20 has the biases of its paper"),
+        ("mobilenet_v2", {"norm": "layer"}, "mobilenet_v2 has batch normalisation, and no 'layer'"),
+        ("convnext_tiny", {"norm": "batch"}, "has layer normalisation, and no 'batch'"),
+        ("resnet18", {"norm": "spectral"}, "norm must be"),
+        ("convnext_tiny", {"bias": True}, "convnext_tiny has the biases"),
+        ("resnet20", {"width": "half"}, "give resnet20 a number"),
+    ],
+)
+def test_options_that_a_model_does_not_have_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        small(name, (32, 32, 3), **options)
+
+
+def test_own_norm_may_be_named():
+    named, own = (paths(small("convnext_tiny", (8, 8, 1), norm=norm)) for norm in ("layer", None))
+    assert named == own
+
+
+@pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("norm", [None, "group"])
 def test_logits_are_finite(name, norm, key):
     module = create(

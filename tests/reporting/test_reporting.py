@@ -17,7 +17,15 @@ from jaxfuse.fusion import average, fuse
 from jaxfuse.matching import CoordinateAscent
 from jaxfuse.models import create, functional
 from jaxfuse.reporting import Comparison, Curve, Row, compare, comparison_table, plot_barriers
+from jaxfuse.reporting import comparison as comparison_module
 from jaxfuse.status import Status
+from jaxfuse.symmetry import (
+    Symmetry,
+    infer_chain,
+    infer_symmetry,
+    permute,
+    random_permutations,
+)
 from jaxfuse.training import evaluate
 from tests.oracles import classifier
 
@@ -156,15 +164,70 @@ def test_ensemble_of_a_sure_and_wrong_network_has_a_finite_loss(examples):
     assert np.isfinite(comparison.rows[2].loss)
 
 
-def test_model_without_the_symmetry_is_refused_with_the_groups_that_break_it(examples):
+@pytest.fixture(scope="module")
+def group_norm():
+    """An MLP of 16, 8 and 4 units, of which the first are normalised in two groups."""
     module = create(
-        "mlp", input_shape=(1, 3, 1), classes=2, width=0.1, norm="group", key=jax.random.key(0)
+        "mlp", input_shape=(1, 3, 1), classes=2, width=0.04, norm="group", key=jax.random.key(0)
     )
-    apply_group, params = functional(module)
-    images, labels = examples
-    # 40 and 20 units are normalised in five and two groups, 10 units in one.
-    with pytest.raises(ValueError, match=r"units of '[^']*0', '[^']*1' changes .* group norm"):
-        compare([params, params], apply_group, images, labels, affinities={"linear": Linear()})
+    return functional(module)
+
+
+def test_units_in_groups_of_a_normalisation_are_aligned(group_norm, examples):
+    apply_group, params = group_norm
+    symmetry = infer_symmetry(apply_group, params, examples[0][:2])
+    assert symmetry.contexts("dense/0") != ()
+    moved = permute(params, symmetry, random_permutations(symmetry, jax.random.key(1)))
+    assert not np.array_equal(moved["dense"]["0"]["kernel"], params["dense"]["0"]["kernel"])
+    comparison = compare(
+        [params, moved],
+        apply_group,
+        *examples,
+        affinities={"linear": Linear()},
+        solver=SOLVER,
+        points=3,
+    )
+    jax.tree.map(
+        lambda got, wanted: np.testing.assert_allclose(got, wanted, atol=1e-6),
+        comparison.fused["linear"],
+        params,
+    )
+    assert comparison.rows[-1].barrier == pytest.approx(0, abs=1e-5)
+
+
+def test_symmetry_of_another_model_is_refused_with_the_groups_that_break_it(group_norm, examples):
+    apply_group, params = group_norm
+    chain = infer_chain(params)  # a tree does not show the groups of a normalisation
+    with pytest.raises(ValueError, match=r"units of 'dense/0' changes .* leave symmetry= out"):
+        compare(
+            [params, params],
+            apply_group,
+            *examples,
+            affinities={"linear": Linear()},
+            symmetry=chain,
+        )
+
+
+def test_symmetry_that_is_given_is_used(networks, examples):
+    # Nothing may be permuted, so the aligned average is the plain one, scaled or not.
+    symmetry = infer_chain(networks[0]).pin("*")
+    comparison = compare(
+        networks[:2],
+        apply_fn,
+        *examples,
+        affinities={"linear": Linear()},
+        symmetry=symmetry,
+        points=2,
+    )
+    plain = average(networks[:2])
+    jax.tree.map(np.testing.assert_array_equal, comparison.fused["linear"], plain)
+
+
+def test_trace_that_is_wrong_is_not_blamed_on_the_user(networks, examples, monkeypatch):
+    wrong = Symmetry.from_axes({"0/kernel": (None, "0")}, networks[0])
+    monkeypatch.setattr(comparison_module, "infer_symmetry", lambda *arguments: wrong)
+    with pytest.raises(ValueError, match="a rule of the tracer is wrong"):
+        compare(networks[:2], apply_fn, *examples, affinities={"linear": Linear()})
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
