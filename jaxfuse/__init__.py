@@ -19,6 +19,7 @@ from jaxfuse.symmetry import (
     infer_chain,
     infer_symmetry,
     permute,
+    record_activations,
     register_rule,
     verify,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "mean_logits",
     "mean_probabilities",
     "permute",
+    "record_activations",
     "register_rule",
     "rescale_units",
     "sinkhorn",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxfuse.symmetry.spec import TensorAxes
+from jaxfuse.symmetry.axes import TensorAxes
 
 
 def edges(leaf: jax.Array, tensor: TensorAxes) -> jax.Array:

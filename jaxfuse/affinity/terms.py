@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax
 
 from jaxfuse.affinity.edges import arrange, split_axes
+from jaxfuse.symmetry.axes import TensorAxes
 from jaxfuse.symmetry.permute import context_axes
-from jaxfuse.symmetry.spec import Symmetry, TensorAxes
+from jaxfuse.symmetry.spec import Symmetry
 
 
 class Carrier(NamedTuple):

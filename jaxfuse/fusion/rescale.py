@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfuse.status import is_concrete
+from jaxfuse.symmetry.axes import TensorAxes
 from jaxfuse.symmetry.permute import context_axes, spread
-from jaxfuse.symmetry.spec import Symmetry, TensorAxes
+from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import map_named, named_leaves
 
 PyTree = Any

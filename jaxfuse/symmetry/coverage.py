@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxfuse.symmetry.spec import is_statistic
+from jaxfuse.symmetry.axes import is_statistic
 from jaxfuse.symmetry.tree import is_weight, named_leaves
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfuse.status import is_concrete
-from jaxfuse.symmetry.spec import Symmetry, TensorAxes
+from jaxfuse.symmetry.axes import TensorAxes
+from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import map_named
 
 PyTree = Any

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from jaxfuse.symmetry.spec import Activation, Symmetry, TensorAxes
+from jaxfuse.symmetry.axes import Activation, TensorAxes
+from jaxfuse.symmetry.spec import Symmetry
 
 FORMAT = 1
 _KEYS = ("format", "groups", "over", "pinned", "leaves", "activations")

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from jaxfuse.symmetry.spec import Run, Symmetry, TensorAxes
+    from jaxfuse.symmetry.axes import Run, TensorAxes
+    from jaxfuse.symmetry.spec import Symmetry
 
 _RUNS = 2
 

@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from jaxfuse.symmetry.spec import Activation, Symmetry, TensorAxes
+from jaxfuse.symmetry.axes import Activation, TensorAxes
+from jaxfuse.symmetry.spec import Symmetry
 
 names = st.text(min_size=1, max_size=6)
 small = st.integers(0, 9)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 
 from jaxfuse.symmetry import Symmetry, TensorAxes
+from jaxfuse.symmetry.axes import Activation
 from jaxfuse.symmetry.serialise import from_json, to_json
-from jaxfuse.symmetry.spec import Activation
 from tests.symmetry.strategies import symmetries
 
 HEADS = Symmetry(

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxfuse.symmetry.axes import TensorAxes, is_statistic
 from jaxfuse.symmetry.chain.layers import Kernel, Vector, collect_layers, layouts
 from jaxfuse.symmetry.chain.order import order_kernels
 from jaxfuse.symmetry.chain.placement import place_vectors
-from jaxfuse.symmetry.spec import Symmetry, TensorAxes, is_statistic
+from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import is_weight, named_leaves
 
 PyTree = Any

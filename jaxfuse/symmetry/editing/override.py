@@ -11,7 +11,8 @@ from jaxfuse.symmetry.editing.view import common_factors, factors_of
 from jaxfuse.symmetry.tree import named_leaves
 
 if TYPE_CHECKING:
-    from jaxfuse.symmetry.spec import AxisSpec, Symmetry, TensorAxes
+    from jaxfuse.symmetry.axes import TensorAxes
+    from jaxfuse.symmetry.spec import AxisSpec, Symmetry
 
 PyTree = Any
 BY_HAND = "pinned by hand"

@@ -11,7 +11,8 @@ from jaxfuse.symmetry.editing.view import narrow
 from jaxfuse.symmetry.tree import named_leaves
 
 if TYPE_CHECKING:
-    from jaxfuse.symmetry.spec import Symmetry, TensorAxes
+    from jaxfuse.symmetry.axes import TensorAxes
+    from jaxfuse.symmetry.spec import Symmetry
 
 PyTree = Any
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxfuse.symmetry.spec import compress, expand
+from jaxfuse.symmetry.axes import compress, expand
 
 if TYPE_CHECKING:
-    from jaxfuse.symmetry.spec import TensorAxes
+    from jaxfuse.symmetry.axes import TensorAxes
 
 
 def factors_of(tensor: "TensorAxes", shape: tuple[int, ...]) -> list[list[int]]:

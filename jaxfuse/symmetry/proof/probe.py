@@ -9,7 +9,8 @@ import numpy as np
 from jaxfuse.symmetry.proof.evaluate import Evaluation
 
 if TYPE_CHECKING:
-    from jaxfuse.symmetry.spec import Symmetry, TensorAxes
+    from jaxfuse.symmetry.axes import TensorAxes
+    from jaxfuse.symmetry.spec import Symmetry
 
 Entries = Sequence[int] | np.ndarray
 

@@ -4,14 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxfuse.symmetry.spec import (
-    Activation,
-    Run,
-    Symmetry,
-    TensorAxes,
-    compress,
-    is_statistic,
-)
+from jaxfuse.symmetry.axes import Activation, Run, TensorAxes, compress, is_statistic
+from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.trace.array import Array
 from jaxfuse.symmetry.trace.factor import Factor, atoms, axis_size, pin
 from jaxfuse.symmetry.trace.interpreter import Interpreter

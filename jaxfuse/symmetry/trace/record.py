@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from jaxfuse.symmetry.spec import Activation, Symmetry
+from jaxfuse.symmetry.axes import Activation
+from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.trace.call import as_function
 from jaxfuse.symmetry.trace.infer import infer_symmetry
 from jaxfuse.symmetry.trace.program import read_program

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxfuse.symmetry import Symmetry, TensorAxes, permute, verify
+from jaxfuse.symmetry.axes import Activation
 from jaxfuse.symmetry.editing.split import split
-from jaxfuse.symmetry.spec import Activation
 from tests.symmetry.heads import X, attention, attention_params, attention_symmetry
 from tests.symmetry.networks import image, randomise
 

@@ -21,20 +21,13 @@ def _ranked(site: Site, axes: tuple[Axis, ...], along: int, size: int) -> tuple[
     return (*axes[:along], pinned(size, _RANKS), *axes[along + 1 :])
 
 
-@register_rule("top_k")
+@register_rule("top_k", "approx_top_k")
 def top_k(site: Site) -> list[Array]:
     """Return ranks, and positions that point at the axis."""
     (array,) = site.inputs
-    along = site.params.get("axis", len(array.axes) - 1)
-    axes = _ranked(site, array.axes, along, site.shape[along])
-    return [Array(axes), Array(axes, points=site.ranked(0, along))]
-
-
-@register_rule("approx_top_k")
-def approximate_top_k(site: Site) -> list[Array]:
-    """Return ranks, and positions that point at the axis."""
-    (array,) = site.inputs
-    along = site.params["reduction_dimension"] % len(array.axes)
+    params = site.params
+    along = params["axis"] if site.primitive == "top_k" else params["reduction_dimension"]
+    along %= len(array.axes)
     axes = _ranked(site, array.axes, along, site.shape[along])
     return [Array(axes), Array(axes, points=site.ranked(0, along))]
 

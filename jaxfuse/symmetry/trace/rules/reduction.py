@@ -27,17 +27,14 @@ def arg_reduction(site: Site) -> Array:
 
 
 @register_rule(
-    "reduce_window_sum", "reduce_window_max", "reduce_window_min", "select_and_gather_add"
+    "reduce_window",
+    "reduce_window_sum",
+    "reduce_window_max",
+    "reduce_window_min",
+    "select_and_gather_add",
 )
 def pooling(site: Site) -> list[Array]:
-    """Pin the axes that the window covers."""
-    window = site.params["window_dimensions"]
-    return [_windowed(site, array, window) for array in site.inputs[: len(site.shapes)]]
-
-
-@register_rule("reduce_window")
-def general_pooling(site: Site) -> list[Array]:
-    """Pin the axes that the window covers; the operands come before their initial values."""
+    """Pin the axes that the window covers; initial values come after the operands."""
     window = site.params["window_dimensions"]
     return [_windowed(site, array, window) for array in site.inputs[: len(site.shapes)]]
 
