@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 from jax.extend import core
 
-from jaxfuse.symmetry.trace import rules as _rules
 from jaxfuse.symmetry.trace.array import Array, constant
 from jaxfuse.symmetry.trace.factor import (
     Axis,
@@ -23,15 +22,12 @@ from jaxfuse.symmetry.trace.factor import (
 from jaxfuse.symmetry.trace.registry import (
     KEEP_HISTORY,
     KEEP_POINTERS,
-    RULES,
     Role,
     Rule,
     Site,
     read_pointers,
 )
-
-__all__ = ["Interpreter", "UnknownPrimitiveWarning"]
-assert _rules.__all__
+from jaxfuse.symmetry.trace.rules import RULES
 
 
 class UnknownPrimitiveWarning(UserWarning):

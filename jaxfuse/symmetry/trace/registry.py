@@ -136,10 +136,9 @@ def register_rule(
     def add(rule: Rule) -> Rule:
         for primitive in primitives:
             RULES[primitive] = rule
-            if pointers:
-                KEEP_POINTERS.add(primitive)
-            if history:
-                KEEP_HISTORY.add(primitive)
+            # A rule that replaces another does not inherit what that one took care of.
+            for keep, own in ((KEEP_POINTERS, pointers), (KEEP_HISTORY, history)):
+                (keep.add if own else keep.discard)(primitive)
         return rule
 
     return add

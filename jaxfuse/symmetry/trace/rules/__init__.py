@@ -1,5 +1,6 @@
 """The rules, one function a primitive, one file a family."""
 
+from jaxfuse.symmetry.trace.registry import RULES
 from jaxfuse.symmetry.trace.rules import (
     blocks,
     contraction,
@@ -12,6 +13,7 @@ from jaxfuse.symmetry.trace.rules import (
 )
 
 __all__ = [
+    "RULES",
     "blocks",
     "contraction",
     "elementwise",
