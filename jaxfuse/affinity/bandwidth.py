@@ -1,5 +1,8 @@
 """The width of a Gaussian kernel, chosen from the edges it compares."""
 
+import itertools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,16 +25,15 @@ def strided_sample(edges: jax.Array, count: int) -> jax.Array:
     return flat[(np.arange(count, dtype=np.int64) * step) % total]
 
 
-def squared_bandwidth(edges_a: jax.Array, edges_b: jax.Array, multiple: float) -> jax.Array:
+def squared_bandwidth(edges: Sequence[jax.Array], multiple: float) -> jax.Array:
     """Return sigma in k(x, y) = exp(-|x - y|^2 / sigma) as a multiple of the median |x - y|^2.
 
     Weights differ in scale from tensor to tensor by orders of magnitude; one fixed sigma would
     make the kernel constant on some and zero on the others. The median is over pairs of one edge
-    of A and one of B, on an even sample of 512 each.
+    of a network and one of the next, on an even sample of 512 each.
 
     Args:
-        edges_a: `[n, m, e]`.
-        edges_b: `[n, m, e]`.
+        edges: of two networks or more, `[n, m, e]` each.
         multiple: sigma over the median squared distance.
 
     Returns:
@@ -39,10 +41,11 @@ def squared_bandwidth(edges_a: jax.Array, edges_b: jax.Array, multiple: float) -
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> squared_bandwidth(jnp.zeros((2, 2, 1)), jnp.full((2, 2, 1), 3.0), 2.0)
+        >>> squared_bandwidth([jnp.zeros((2, 2, 1)), jnp.full((2, 2, 1), 3.0)], 2.0)
         Array(18., dtype=float32)
     """
-    median = jnp.median(sampled_distances(edges_a, edges_b))
+    distances = [sampled_distances(one, two).ravel() for one, two in itertools.pairwise(edges)]
+    median = jnp.median(jnp.concatenate(distances))
     return multiple * jnp.where(median > 0, median, 1.0)
 
 

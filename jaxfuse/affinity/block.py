@@ -1,7 +1,7 @@
 """One tensor's share of the objective: the affinity of its edges, never as a 4-D array."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,15 @@ class Affinity(Protocol):
 
     def node_scores(self, edges_a: jax.Array, edges_b: jax.Array) -> jax.Array:
         """Compare edges `[n, pinned, e]` to units matched to themselves; return `[n, n]`."""
+        ...
+
+
+@runtime_checkable
+class FeatureAffinity(Affinity, Protocol):
+    """An affinity whose kernel is an inner product of features, as many networks need it."""
+
+    def features(self, *edges: jax.Array) -> tuple[jax.Array, ...]:
+        """Return the features `[n, r, m]` of the edges `[n, m, e]` of two networks or more."""
         ...
 
 

@@ -65,12 +65,12 @@ class ExactGaussian:
 
     def block(self, edges_a: jax.Array, edges_b: jax.Array) -> ExactGaussianBlock:
         """Compare edges `[n, m, e]` of a tensor that joins two groups."""
-        scale = jnp.sqrt(squared_bandwidth(edges_a, edges_b, self.bandwidth))
+        scale = jnp.sqrt(squared_bandwidth((edges_a, edges_b), self.bandwidth))
         return ExactGaussianBlock(edges_a / scale, edges_b / scale, self._budget)
 
     def node_scores(self, edges_a: jax.Array, edges_b: jax.Array) -> jax.Array:
         """Compare edges `[n, pinned, e]` to units matched to themselves; return `[n, n]`."""
-        scale = jnp.sqrt(squared_bandwidth(edges_a, edges_b, self.bandwidth))
+        scale = jnp.sqrt(squared_bandwidth((edges_a, edges_b), self.bandwidth))
         return paired_scores(edges_a / scale, edges_b / scale, self._budget)
 
     @property

@@ -50,15 +50,14 @@ class Gaussian:
         flat_a, flat_b = (f.reshape(len(f), -1) for f in self.features(edges_a, edges_b))
         return jnp.dot(flat_a, flat_b.T, precision=HIGHEST)
 
-    def features(self, edges_a: jax.Array, edges_b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def features(self, *edges: jax.Array) -> tuple[jax.Array, ...]:
         """Return features `[n, r, m]` whose inner products over r are the kernel.
 
         Args:
-            edges_a: `[n, m, e]`.
-            edges_b: `[n, m, e]`.
+            *edges: of two networks or more, `[n, m, e]` each.
 
         Returns:
-            The features of A and those of B, under one sigma and one set of landmarks.
+            The features of each, under one sigma and one set of landmarks.
 
         Examples:
             >>> import jax.numpy as jnp
@@ -67,23 +66,23 @@ class Gaussian:
             >>> print(f"{jnp.vdot(a[0, :, 0], b[0, :, 1]):.3f} {jnp.exp(-1 / 0.5):.3f}")
             0.135 0.135
         """
-        sigma = squared_bandwidth(edges_a, edges_b, self.bandwidth)
-        if edges_a.shape[-1] == 1:
-            centre = (jnp.mean(edges_a) + jnp.mean(edges_b)) / 2
+        sigma = squared_bandwidth(edges, self.bandwidth)
+        if edges[0].shape[-1] == 1:
+            means = [jnp.mean(each) for each in edges]
+            centre = sum(means[1:], start=means[0]) / len(edges)
             scale = jnp.sqrt(2 / sigma)
-            return tuple(  # type: ignore[return-value]
-                _by_row(lambda x: hermite_features((x[:, 0] - centre) * scale, self.terms), edges)
-                for edges in (edges_a, edges_b)
+            return tuple(
+                _by_row(lambda x: hermite_features((x[:, 0] - centre) * scale, self.terms), each)
+                for each in edges
             )
         scale = 1 / jnp.sqrt(sigma)
-        both = [
-            strided_sample(edges, _LANDMARK_SAMPLE // 2) * scale for edges in (edges_a, edges_b)
-        ]
-        landmarks = kmeans(jnp.concatenate(both), self.rank)
+        share = -(-_LANDMARK_SAMPLE // len(edges))
+        landmarks = kmeans(
+            jnp.concatenate([strided_sample(each, share) * scale for each in edges]), self.rank
+        )
         root = inverse_root(landmarks)
-        return tuple(  # type: ignore[return-value]
-            _by_row(lambda x: nystrom_features(x * scale, landmarks, root), edges)
-            for edges in (edges_a, edges_b)
+        return tuple(
+            _by_row(lambda x: nystrom_features(x * scale, landmarks, root), each) for each in edges
         )
 
 

@@ -26,9 +26,13 @@ class Linear:
 
     def block(self, edges_a: jax.Array, edges_b: jax.Array) -> FeatureBlock:
         """Compare edges `[n, m, e]` of a tensor that joins two groups; r = e features."""
-        return FeatureBlock(jnp.swapaxes(edges_a, 1, 2), jnp.swapaxes(edges_b, 1, 2))
+        return FeatureBlock(*self.features(edges_a, edges_b))
 
     def node_scores(self, edges_a: jax.Array, edges_b: jax.Array) -> jax.Array:
         """Compare edges `[n, pinned, e]` to units matched to themselves; return `[n, n]`."""
         flat_a, flat_b = (edges.reshape(len(edges), -1) for edges in (edges_a, edges_b))
         return jnp.dot(flat_a, flat_b.T, precision=HIGHEST)
+
+    def features(self, *edges: jax.Array) -> tuple[jax.Array, ...]:
+        """Return the edges `[n, m, e]` of any number of networks as features `[n, e, m]`."""
+        return tuple(jnp.swapaxes(each, 1, 2) for each in edges)

@@ -57,8 +57,11 @@ class MultilinearBlock:
 
     def value_at(self, *permutations: jax.Array) -> jax.Array:
         """Return J at one permutation, int32 `[N]`, per carrier, that agree on shared axes."""
-        moved = self._reorder(self._columns(dict(enumerate(permutations))))
-        return jnp.sum(self.a * moved)
+        return jnp.sum(self.a * self.moved(*permutations))
+
+    def moved(self, *permutations: jax.Array) -> jax.Array:
+        """Return the features of B in the order of A, by one permutation, int32 `[N]`, each."""
+        return self._reorder(self._columns(dict(enumerate(permutations))))
 
     def scores(self, carrier: int, *permutations: jax.Array) -> jax.Array:
         """Return dJ/dP `[N, N]` of one carrier at permutations of all; its own does not matter.

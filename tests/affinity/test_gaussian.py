@@ -85,12 +85,12 @@ def test_features_of_more_landmarks_than_edges_are_exact(key):
 def test_bandwidth_is_a_multiple_of_the_median(key, multiple):
     a, b = jax.random.normal(key, (2, 5, 7, 3))
     want = multiple * np.median(oracle.squared_distances(a, b))
-    np.testing.assert_allclose(squared_bandwidth(a, b, multiple), want, rtol=1e-5)
-    np.testing.assert_allclose(squared_bandwidth(9 * a, 9 * b, multiple), 81 * want, rtol=1e-5)
+    np.testing.assert_allclose(squared_bandwidth((a, b), multiple), want, rtol=1e-5)
+    np.testing.assert_allclose(squared_bandwidth((9 * a, 9 * b), multiple), 81 * want, rtol=1e-5)
 
 
 def test_bandwidth_of_constant_edges_is_positive():
-    assert squared_bandwidth(jnp.ones((3, 3, 2)), jnp.ones((3, 3, 2)), 2.0) == 2.0
+    assert squared_bandwidth([jnp.ones((3, 3, 2))] * 2, 2.0) == 2.0
 
 
 @pytest.mark.parametrize("affinity", [Gaussian(rank=8, terms=8), ExactGaussian()])

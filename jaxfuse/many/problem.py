@@ -1,0 +1,258 @@
+"""The problem of matching K networks: one differentiable objective through a universe."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxfuse.affinity.block import HIGHEST, Affinity, FeatureAffinity, FeatureBlock
+from jaxfuse.affinity.multilinear import multilinear_block
+from jaxfuse.affinity.terms import list_terms
+from jaxfuse.assignment import invert_permutation
+from jaxfuse.many.stack import FeatureStack, MultilinearStack
+from jaxfuse.matching.nodes import list_nodes, node_name
+from jaxfuse.matching.problem import Backend, Problem
+from jaxfuse.symmetry.spec import Symmetry
+from jaxfuse.symmetry.tree import named_leaves
+
+PyTree = Any
+Orders = dict[str, jax.Array]
+
+
+class Matchings(NamedTuple):
+    """One order of the units of K networks per node, with its account.
+
+    Attributes:
+        orders: per node int32 `[K, N]`: unit u of the universe is the unit `orders[k, u]` of
+            network k, or -1 where network k has none.
+        objective: J at the orders, float32.
+        status: int32, a `jaxfuse.Status`.
+        trace: float32 `[steps]`, J after every step; the last value is repeated.
+        iterations: int32, steps taken.
+    """
+
+    orders: Orders
+    objective: jax.Array
+    status: jax.Array
+    trace: jax.Array
+    iterations: jax.Array
+
+
+class ManySolver(Protocol):
+    """Matches K networks. Frozen and hashable, so static under `jit`."""
+
+    def solve_many(self, problem: "ManyProblem", key: jax.Array | None = None) -> Matchings:
+        """Match the K networks of a problem; network 0 keeps its order."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ManyProblem:
+    """The objective of matching K networks.
+
+    Every network k has per node a matching U_k `[n, N]` into a universe of N units, N = n unless
+    asked for more; `U_k[i, u] = 1` says that its unit i is unit u there. Two networks are matched
+    by `P_kl = U_k U_l^T`, so any way round a cycle gives the identity, and
+    `J(U) = sum_{k<l} J_kl(P_kl)`, with J_kl the objective of a pair (`jaxfuse.matching.Problem`).
+    With a kernel of features, and X_k the features of network k moved into the universe,
+    `J = (|sum_k X_k|^2 - sum_k |X_k|^2) / 2`: the cost grows with K, not with its square.
+
+    J does not change when all networks are reordered alike, so network 0 may keep its order.
+
+    Attributes:
+        units: per node the features of what each unit has of its own, `[K, n, e]`.
+        blocks: the features of the tensors that join two groups or more.
+        links: per block its nodes.
+        pairs: per node the scores `[K, K, n, n]` that activations add; may be empty.
+        backend: who solves assignments, as in `jaxfuse.hungarian`.
+        parents: pairs of a node and its parent, for the nodes that have one.
+    """
+
+    units: dict[str, jax.Array]
+    blocks: tuple[FeatureStack | MultilinearStack, ...]
+    links: tuple[tuple[str, ...], ...] = field(metadata={"static": True})
+    pairs: dict[str, jax.Array] = field(default_factory=dict)
+    backend: Backend = field(default="auto", metadata={"static": True})
+    parents: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
+
+    @property
+    def count(self) -> int:
+        """Number K of networks."""
+        return next(iter(self.units.values())).shape[0]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of units of every node."""
+        return {node: units.shape[1] for node, units in self.units.items()}
+
+    def identity(self) -> Orders:
+        """Return the order that every network has."""
+        return {
+            node: jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (self.count, n))
+            for node, n in self.sizes.items()
+        }
+
+    def objective(self, matchings: Mapping[str, jax.Array]) -> jax.Array:
+        """Return J at soft matchings `[K, n, N]` per node, differentiable in all."""
+        total = jnp.float32(0)
+        for node, units in self.units.items():
+            total += _across(jnp.einsum("kie,kiu->kue", units, matchings[node], precision=HIGHEST))
+        for node, scores in self.pairs.items():
+            u = matchings[node]
+            pulled = jnp.einsum("klij,lju->kliu", _upper(scores), u, precision=HIGHEST)
+            total += jnp.einsum("kliu,kiu->", pulled, u, precision=HIGHEST)
+        for link, block in zip(self.links, self.blocks, strict=True):
+            total += _across(block.soft(*(matchings[node] for node in link)))
+        return total
+
+    def scores(self, matchings: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Return dJ/dU `[K, n, N]` of every node at soft matchings."""
+        return jax.grad(self.objective)(dict(matchings))
+
+    def objective_at(self, orders: Mapping[str, jax.Array]) -> jax.Array:
+        """Return J at orders int32 `[K, N]` per node, by gathers alone."""
+        units, pairs, blocks = self._moved(orders)
+        total = sum((_across(moved) for moved in (*units.values(), *blocks)), start=jnp.float32(0))
+        for scores in pairs.values():
+            total += jnp.einsum("kluu->", _upper(scores))
+        return total
+
+    def between(
+        self, left: jax.Array, right: jax.Array, orders: Mapping[str, jax.Array]
+    ) -> Problem:
+        """Return the problem of matching one set of networks, as it stands, to another.
+
+        Every step of a scheme of many models is such a problem of two: all to one, one to the mean
+        of the others, one cluster to another. Where its solution is P, the networks of the right
+        set are moved on by `orders[k][P]`.
+
+        Args:
+            left: float `[K]`, the weight of each network in the reference.
+            right: float `[K]`, the weight of each in what is matched to it.
+            orders: int32 `[K, N]` per node.
+        """
+        units, pairs, blocks = self._moved(orders)
+        nodes = {}
+        for node, moved in units.items():
+            a, b = _weigh(left, moved), _weigh(right, moved)
+            nodes[node] = jnp.dot(a, b.T, precision=HIGHEST)
+            if node in pairs:
+                both = left[:, None] * right[None, :]
+                nodes[node] += jnp.einsum("kl,kluv->uv", both, pairs[node], precision=HIGHEST)
+        joined = tuple(
+            block.block(_weigh(left, moved), _weigh(right, moved))
+            for block, moved in zip(self.blocks, blocks, strict=True)
+        )
+        return Problem(nodes, joined, self.links, self.backend, self.parents)
+
+    def _moved(
+        self, orders: Mapping[str, jax.Array]
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], list[jax.Array]]:
+        """Return units `[K, N, e]`, pairs `[K, K, N, N]` and blocks in the universe."""
+        units, pairs = {}, {}
+        for node, features in self.units.items():
+            present = (orders[node] >= 0).astype(features.dtype)
+            taken = jnp.take_along_axis(features, orders[node][..., None], axis=1, mode="clip")
+            units[node] = taken * present[..., None]
+            if node in self.pairs:
+                order = orders[node]
+                rows = jnp.take_along_axis(
+                    self.pairs[node], order[:, None, :, None], axis=2, mode="clip"
+                )
+                both = jnp.take_along_axis(rows, order[None, :, None, :], axis=3, mode="clip")
+                pairs[node] = both * present[:, None, :, None] * present[None, :, None, :]
+        blocks = [
+            block.hard(*(orders[node] for node in link))
+            for link, block in zip(self.links, self.blocks, strict=True)
+        ]
+        return units, pairs, blocks
+
+
+def build_many(
+    params: Sequence[PyTree],
+    symmetry: Symmetry,
+    affinity: Affinity,
+    backend: Backend = "auto",
+    pairs: Mapping[str, jax.Array] | None = None,
+) -> ManyProblem:
+    """Turn the parameters of K networks into a matching problem.
+
+    Args:
+        params: K trees of one structure and shapes.
+        symmetry: which axes may be permuted together.
+        affinity: how edges are compared; one with features, as `Linear` and `Gaussian` have.
+        backend: who solves assignments, as in `jaxfuse.hungarian`.
+        pairs: per node scores `[K, K, n, n]` to add, those of activations.
+
+    Returns:
+        The problem, in float32.
+
+    Raises:
+        ValueError: for an affinity without features.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxfuse.affinity import Linear
+        >>> from jaxfuse.symmetry import infer_chain
+        >>> params = [[jnp.ones((3, 4)), jnp.ones((4, 5)), jnp.ones((5, 2))]] * 3
+        >>> build_many(params, infer_chain(params[0]), Linear()).count
+        3
+    """
+    if not isinstance(affinity, FeatureAffinity):
+        raise ValueError(
+            f"{type(affinity).__name__} has no features, which many networks at once need: pass "
+            "Linear() or Gaussian(rank=...)"
+        )
+    leaves = [named_leaves(tree) for tree in params]
+    listed = list_nodes(symmetry)
+    units: dict[str, list[jax.Array]] = {node: [] for node in listed}
+    blocks, links = [], []
+    for term in list_terms(symmetry):
+        edges = [term.edges(each[term.tensor.path]) for each in leaves]
+        link = tuple(node_name(carrier.group, carrier.entries) for carrier in term.carriers)
+        features = affinity.features(*edges)
+        stacked = jnp.stack(features)
+        if len(link) == 1:
+            units[link[0]].append(stacked.reshape(*stacked.shape[:2], -1))
+        elif term.is_pairwise:
+            blocks.append(FeatureStack(stacked))
+            links.append(link)
+        else:
+            own = [multilinear_block(FeatureBlock(each, each), term) for each in features]
+            blocks.append(MultilinearStack(jnp.stack([b.a for b in own]), own[0].axes))
+            links.append(link)
+    joined = {
+        name: jnp.concatenate(units[name], axis=-1)
+        if units[name]
+        else jnp.zeros((len(params), math.prod(node.shape), 0))
+        for name, node in listed.items()
+    }
+    parents = tuple((name, node.parent) for name, node in listed.items() if node.parent)
+    return ManyProblem(joined, tuple(blocks), tuple(links), dict(pairs or {}), backend, parents)
+
+
+def pairwise(orders: Mapping[str, jax.Array], k: int, l: int) -> dict[str, jax.Array]:  # noqa: E741
+    """Return per node the permutation P_kl, int32 `[n]`: unit i of k corresponds to `P[i]` of l.
+
+    For orders without -1.
+    """
+    return {node: order[l][invert_permutation(order[k])] for node, order in orders.items()}
+
+
+def _across(moved: jax.Array) -> jax.Array:
+    """Return the sum of <X_k, X_l> over all pairs k < l of `[K, ...]`."""
+    return (jnp.sum(jnp.square(jnp.sum(moved, axis=0))) - jnp.sum(jnp.square(moved))) / 2
+
+
+def _weigh(weights: jax.Array, moved: jax.Array) -> jax.Array:
+    return jnp.tensordot(weights, moved, axes=1, precision=HIGHEST)
+
+
+def _upper(scores: jax.Array) -> jax.Array:
+    """Keep the scores `[K, K, n, n]` of the pairs k < l."""
+    count = scores.shape[0]
+    return scores * jnp.triu(jnp.ones((count, count)), 1)[:, :, None, None]
