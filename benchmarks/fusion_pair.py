@@ -91,7 +91,7 @@ def main(config: Config) -> None:
         moved = permute(pair[1], symmetry, matching.permutations)
         alignment = Alignment(moved, matching.permutations, *matching[1:4])
         linear = problems["linear"].objective_at(matching.permutations)
-        averaged = fuse(pair, None, alignment, symmetry=symmetry, correction=None)
+        averaged = fuse(pair, None, alignment, symmetry=symmetry, repair=None)
         rescaled = fuse(pair, None, alignment, symmetry=symmetry)
         return {
             "solver": name,

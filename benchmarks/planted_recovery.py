@@ -1,58 +1,54 @@
-"""How much noise each solver stands before it loses a planted matching.
+"""How much noise each matcher stands before it loses a planted matching, of two networks and more.
 
-Run from the root of the repository: `python -m benchmarks.planted_recovery --trials 20`.
+Run from the root of the repository: `python -m benchmarks.planted_recovery --trials 20`. Rows that
+the JSON file holds are kept.
 """
 
 import functools
+import json
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.record import write_json
 from jaxfuse import (
     CoordinateAscent,
-    FrankWolfe,
     GraduatedAssignment,
     Linear,
-    Portfolio,
     Symmetry,
-    align_params,
-    build_problem,
+    align_many,
+    build_many,
     permute,
 )
-from jaxfuse.matching import Solver
+from jaxfuse.methods import METHODS, AnyMethod
+from jaxfuse.status import Status
 
 Named = dict[str, np.ndarray]
 Permutations = dict[str, np.ndarray]
 
 DEFAULT = "portfolio"
-FRANK_WOLFE = "Frank-Wolfe"
-PLAIN = "plain graduated assignment"
-RANDOM_ORDER = CoordinateAscent(order="random")
-SOLVERS: dict[str, Solver] = {
-    "coordinate ascent": CoordinateAscent(),
-    "coordinate ascent, random order": RANDOM_ORDER,
-    FRANK_WOLFE: FrankWolfe(),
+FRANK_WOLFE = "frank_wolfe"
+PLAIN = "graduated_assignment, plain"
+VARIANTS: dict[str, AnyMethod] = {
+    "coordinate_ascent, random order": CoordinateAscent(order="random"),
     PLAIN: GraduatedAssignment(reaction=0, steps=30),
-    "graduated assignment": GraduatedAssignment(),
-    DEFAULT: Portfolio(),
 }
+SAMPLES = 300  # inputs for methods that look at activations
 
 
 @dataclass(frozen=True)
 class Row:
-    """One planted problem: a residual MLP, and the noise on its permuted copy."""
+    """One planted problem: a residual MLP, and the noise on its permuted copies."""
 
     width: int
     inner: int
@@ -60,6 +56,7 @@ class Row:
     outputs: int
     blocks: int
     noise: float
+    networks: int = 2
 
     def axes(self) -> dict[str, tuple[str | None, str | None]]:
         """Return the groups of every kernel's two axes."""
@@ -78,188 +75,217 @@ class Row:
         return {path: shapes[path] for path in self.axes()}
 
 
-_REPEATS = 3
 _WIDE = Row(width=64, inner=64, inputs=3, outputs=10, blocks=4, noise=0.0)
 _NARROW = Row(width=30, inner=50, inputs=5, outputs=5, blocks=4, noise=0.0)
+_LARGE = Row(width=128, inner=128, inputs=3, outputs=10, blocks=4, noise=2.0)
+_MANY = replace(_WIDE, blocks=2, noise=2.0)
 ROWS = (
     _NARROW,
     replace(_NARROW, noise=0.5),
     replace(_WIDE, blocks=8, noise=1.0),
     *(replace(_WIDE, noise=noise) for noise in (1.5, 2.0, 2.25, 2.5)),
+    _LARGE,
+    *(replace(_MANY, networks=count) for count in (3, 5, 10)),
 )
 
 
 @dataclass(frozen=True)
 class Config:
-    """Count the planted matchings that every solver recovers in full.
+    """Count the planted matchings that every method recovers in full.
 
     Attributes:
         trials: random problems a row.
         seed: of the problems; trial t of every row of one shape draws the same numbers.
-        json: file for the results, with those of every trial.
+        only: pattern of methods.
+        json: file for the results, with those of every trial; rows that it holds are kept.
+        fresh: measure all rows again.
     """
 
     trials: int = 20
     seed: int = 0
+    only: str = "*"
     json: Path | None = None
+    fresh: bool = False
 
 
-class Batch(NamedTuple):
-    """All trials of one row, stacked."""
-
-    symmetry: Symmetry
-    params_a: Mapping[str, jax.Array]
-    params_b: Mapping[str, jax.Array]
-    truth: Mapping[str, jax.Array]
-    keys: jax.Array
-
-
-def planted(row: Row, seed: int, trial: int) -> tuple[Named, Named, Permutations]:
-    """Draw network A, its noisy permuted copy B, and the permutations that undo the order of B."""
+def planted(row: Row, seed: int, trial: int) -> tuple[list[Named], list[Permutations]]:
+    """Draw a network and its noisy permuted copies, with what undoes the order of each."""
     rng = np.random.default_rng((seed, trial))
-    params_a, noisy = {}, {}
-    for path, shape in row.shapes().items():
-        params_a[path] = rng.normal(size=shape) / np.sqrt(shape[0])
-        noisy[path] = params_a[path] + row.noise * params_a[path].std() * rng.normal(size=shape)
-    symmetry = Symmetry.from_axes(row.axes(), params_a)
-    orders = {group: rng.permutation(size) for group, size in symmetry.groups.items()}
-    params_b = permute(noisy, symmetry, {g: jnp.asarray(order) for g, order in orders.items()})
-    truth = {group: np.argsort(order).astype(np.int32) for group, order in orders.items()}
+    shapes = row.shapes()
+    first = {path: rng.normal(size=shape) / np.sqrt(shape[0]) for path, shape in shapes.items()}
+    symmetry = Symmetry.from_axes(row.axes(), first)
+    networks, truths = [first], []
+    for _ in range(row.networks - 1):
+        noisy = {
+            path: leaf + row.noise * leaf.std() * rng.normal(size=leaf.shape)
+            for path, leaf in first.items()
+        }
+        orders = {group: rng.permutation(size) for group, size in symmetry.groups.items()}
+        networks.append(permute(noisy, symmetry, orders))
+        truths.append({g: np.argsort(order).astype(np.int32) for g, order in orders.items()})
     as_float32 = functools.partial(jax.tree.map, lambda leaf: np.asarray(leaf, np.float32))
-    return as_float32(params_a), as_float32(params_b), truth
+    return [as_float32(network) for network in networks], truths
 
 
-def draw(row: Row, config: Config) -> Batch:
-    trials = [planted(row, config.seed, trial) for trial in range(config.trials)]
-    params_a, params_b, truth = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trials)
-    keys = jax.random.split(jax.random.key(config.seed), config.trials)
-    return Batch(Symmetry.from_axes(row.axes(), trials[0][0]), params_a, params_b, truth, keys)
+def residual_mlp(blocks: int) -> Callable[..., jax.Array]:
+    """Return the function of the planted networks, for methods that look at activations."""
+
+    def apply_fn(params: Named, x: jax.Array) -> jax.Array:
+        x = x @ params["in"]
+        for block in range(blocks):
+            x = x + jax.nn.relu(x @ params[f"{block}/up"]) @ params[f"{block}/down"]
+        return x @ params["out"]
+
+    return apply_fn
 
 
-@functools.partial(jax.jit, static_argnames=("symmetry", "solver"))
-def solve_all(
-    params_a: Named,
-    params_b: Named,
-    truth: Permutations,
-    keys: jax.Array,
-    symmetry: Symmetry,
-    solver: Solver,
-) -> tuple[jax.Array, jax.Array]:
-    """Align every pair of a batch; return the number of units recovered and the objective."""
-
-    def one(
-        a: Named, b: Named, planted: Permutations, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        alignment = align_params(a, b, symmetry=symmetry, solver=solver, key=key)
-        hits = [alignment.permutations[group] == planted[group] for group in planted]
-        return jnp.sum(jnp.concatenate(hits)), alignment.objective
-
-    if solver == RANDOM_ORDER:
-        # Under vmap every trial would compute the assignment of every group at every step.
-        return jax.lax.map(lambda pair: one(*pair), (params_a, params_b, truth, keys))
-    return jax.vmap(one)(params_a, params_b, truth, keys)
+def methods(row: Row, config: Config) -> dict[str, AnyMethod]:
+    """Return what a row is measured with: all methods, or those made for many networks."""
+    named = {name: entry.method for name, entry in METHODS.items()}
+    if row.networks > 2:
+        joint = {name for name, entry in METHODS.items() if entry.many == "jointly"}
+        named = {name: named[name] for name in named if name in joint | {DEFAULT}}
+    else:
+        named |= VARIANTS
+    return {name: method for name, method in named.items() if fnmatch(name, config.only)}
 
 
-@functools.partial(jax.jit, static_argnames="symmetry")
-def planted_objectives(
-    params_a: Named, params_b: Named, truth: Permutations, symmetry: Symmetry
-) -> jax.Array:
-    """Return the objective at the planted matching of every pair of a batch."""
-    return jax.vmap(
-        lambda a, b, planted: build_problem(a, b, symmetry, Linear()).objective_at(planted)
-    )(params_a, params_b, truth)
-
-
-def measure(batch: Batch, solver: Solver) -> dict[str, Any]:
-    """Run one solver on a batch; the seconds are the median of later calls, all compiled."""
-    symmetry, *arrays, _ = batch
-    run = functools.partial(solve_all, *batch[1:], symmetry=symmetry, solver=solver)
-    units, objective = jax.block_until_ready(run())
-    calls = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        calls.append(time.perf_counter() - start)
-    seconds = float(np.median(calls))
-    ratio = objective / planted_objectives(*arrays, symmetry=symmetry)
-    units = np.asarray(units) / sum(symmetry.groups.values())
+def measure(row: Row, name: str, method: AnyMethod, config: Config) -> dict[str, Any]:
+    """Run one method on all trials; the seconds are the median of all calls but the first."""
+    apply_fn = residual_mlp(row.blocks)
+    x = jax.random.normal(jax.random.key(config.seed), (SAMPLES, row.inputs))
+    needs_data = name in METHODS and METHODS[name].data in ("inputs", "targets")
+    trials, seconds = [], []
+    for trial in range(config.trials):
+        networks, truths = planted(row, config.seed, trial)
+        symmetry = Symmetry.from_axes(row.axes(), networks[0])
+        found = align_many(
+            networks,
+            method=method,
+            symmetry=symmetry,
+            apply_fn=apply_fn if needs_data else None,
+            inputs=x if needs_data else None,
+            key=jax.random.key(trial),
+        )
+        seconds.append(float(found.seconds))
+        orders = permutations_of(found)
+        hits = [
+            orders[group][k + 1][: len(order)] == order
+            for k, truth in enumerate(truths)
+            for group, order in truth.items()
+        ]
+        share = float(np.mean(np.concatenate(hits)))
+        ratio = None
+        if found.permutations:
+            problem = build_many(networks, symmetry, Linear())
+            right = {
+                group: jnp.stack([jnp.arange(size), *(truth[group] for truth in truths)])
+                for group, size in symmetry.groups.items()
+            }
+            ratio = float(problem.objective_at(found.permutations) / problem.objective_at(right))
+        status = Status(int(found.status)).name
+        trials.append({"recovered": share == 1, "units": share, "ratio": ratio, "status": status})
+    ratios = [trial["ratio"] for trial in trials if trial["ratio"] is not None]
     return {
-        "recovered": int(np.sum(units == 1)),
-        "mean_ratio": float(np.mean(ratio)),
-        "seconds_per_trial": seconds / len(units),
-        "trials": [
-            {"recovered": bool(share == 1), "units": float(share), "ratio": float(value)}
-            for share, value in zip(units, ratio, strict=True)
-        ],
+        "recovered": sum(trial["recovered"] for trial in trials),
+        "units": float(np.mean([trial["units"] for trial in trials])),
+        "mean_ratio": float(np.mean(ratios)) if ratios else None,
+        "seconds_per_trial": float(np.median(seconds[1:] or seconds)),
+        "trials": trials,
     }
 
 
-def missed(solvers: Mapping[str, Any], others: Sequence[str]) -> list[int]:
+def permutations_of(found: Any) -> dict[str, np.ndarray]:
+    """Return per group the unit of every network that is, or comes closest to, each common unit."""
+    if found.maps is None:
+        return {group: np.asarray(orders) for group, orders in found.permutations.items()}
+    return {
+        group: np.stack([np.argmax(np.abs(matrix), axis=1) for matrix in maps])
+        for group, maps in found.maps.to.items()
+    }
+
+
+def missed(entry: Mapping[str, Any], others: Sequence[str]) -> list[int]:
     """Return the trials that one of the others recovers, and the default does not."""
-    trials = zip(*(solvers[name]["trials"] for name in others), strict=True)
-    default = solvers[DEFAULT]["trials"]
+    outcomes = zip(*(entry[name]["trials"] for name in others), strict=True)
+    default = entry[DEFAULT]["trials"]
     return [
         index
-        for index, outcomes in enumerate(trials)
-        if any(o["recovered"] for o in outcomes) and not default[index]["recovered"]
+        for index, each in enumerate(outcomes)
+        if any(o["recovered"] for o in each) and not default[index]["recovered"]
     ]
 
 
 def label(row: Row) -> str:
-    return ", ".join(map(str, (row.width, row.inner, row.inputs, row.outputs, row.blocks)))
+    shape = ", ".join(map(str, (row.width, row.inner, row.inputs, row.outputs, row.blocks)))
+    return f"{shape}; K={row.networks}; {row.noise:g}"
 
 
 def table(results: Sequence[Mapping[str, Any]], trials: int) -> Table:
-    """Lay out the results: per solver trials recovered, mean J / J_planted, seconds a trial."""
-    title = f"Trials recovered of {trials} | mean J / J planted | seconds a trial"
-    result = Table(title=title, show_lines=False)
-    result.add_column("width, inner, in, out, blocks", no_wrap=True)
-    result.add_column("noise", justify="right")
-    for name in SOLVERS:
-        result.add_column(name, justify="right")
+    """Lay out the results, a method a line: trials recovered, share of units, seconds a trial."""
+    title = f"Trials recovered of {trials} | % of the units | seconds a trial"
+    result = Table(title=title)
+    result.add_column("method", no_wrap=True)
     for entry in results:
-        cells = [
-            f"{s['recovered']} | {s['mean_ratio']:.3f} | {s['seconds_per_trial']:.4f}"
-            for s in entry["solvers"].values()
-        ]
-        row = Row(**entry["row"])
-        result.add_row(label(row), f"{row.noise:g}", *cells)
+        result.add_column(label(Row(**entry["row"])), justify="right")
+    for name in dict.fromkeys(name for entry in results for name in entry["methods"]):
+        cells = []
+        for entry in results:
+            found = entry["methods"].get(name)
+            cells.append(
+                f"{found['recovered']} | {100 * found['units']:.0f} | "
+                f"{found['seconds_per_trial']:.3g}"
+                if found
+                else "-"
+            )
+        result.add_row(name, *cells)
     return result
 
 
 def verdict(results: Sequence[Mapping[str, Any]]) -> str:
     """Say whether the default recovers whatever its two rivals recover, trial by trial."""
     others = (FRANK_WOLFE, PLAIN)
-    lost = [(entry["row"], missed(entry["solvers"], others)) for entry in results]
-    lost = [(row, trials) for row, trials in lost if trials]
     claim = f"every trial that {' or '.join(others)} recovers"
+    lost = []
+    for entry in results:
+        if all(name in entry["methods"] for name in (DEFAULT, *others)):
+            trials = missed(entry["methods"], others)
+            if trials:
+                lost.append(f"{label(Row(**entry['row']))}: {trials}")
     if not lost:
         return f"The default ({DEFAULT}) recovers {claim}."
-    where = "; ".join(f"{label(Row(**r))} at noise {r['noise']:g}: {t}" for r, t in lost)
-    return f"The default ({DEFAULT}) does NOT recover {claim}. Missed trials: {where}."
+    return f"The default ({DEFAULT}) does NOT recover {claim}. Missed: {'; '.join(lost)}."
 
 
 def main(config: Config) -> None:
     # Where the output is piped, rich would fold the table to 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = Console(width=None if sys.stdout.isatty() else 250)
+    held = {}
+    if config.json is not None and config.json.exists() and not config.fresh:
+        known = json.loads(config.json.read_text())
+        if (known["trials"], known["seed"]) == (config.trials, config.seed):
+            held = {label(Row(**entry["row"])): entry["methods"] for entry in known["rows"]}
     results = []
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(ROWS) * len(SOLVERS))
-        for row in ROWS:
-            batch = draw(row, config)
-            solvers = {}
-            for name, solver in SOLVERS.items():
-                progress.update(task, description=f"{label(row)}, noise {row.noise:g}: {name}")
-                solvers[name] = measure(batch, solver)
-                progress.advance(task)
-            results.append({"row": asdict(row), "solvers": solvers})
+    for row in ROWS:
+        found = held.get(label(row), {})
+        results.append({"row": asdict(row), "methods": found})
+        for name, method in methods(row, config).items():
+            if name in found:
+                continue
+            try:
+                found[name] = measure(row, name, method, config)
+            except ValueError as error:
+                console.print(f"{label(row)}, {name}: refused: {error}", soft_wrap=True)
+                continue
+            console.print(
+                f"{label(row)}, {name}: {found[name]['recovered']} of {config.trials}, "
+                f"{found[name]['seconds_per_trial']:.3g} s"
+            )
+            if config.json is not None:
+                content = {"trials": config.trials, "seed": config.seed}
+                write_json(config.json, {**content, "rows": results})
     console.print(table(results, config.trials))
     console.print(verdict(results))
-    if config.json is not None:
-        settings = {name: repr(solver) for name, solver in SOLVERS.items()}
-        content = {"trials": config.trials, "seed": config.seed, "solvers": settings}
-        write_json(config.json, {**content, "rows": results})
 
 
 if __name__ == "__main__":

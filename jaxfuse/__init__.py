@@ -1,11 +1,12 @@
 """Align and fuse neural networks in JAX."""
 
 from jaxfuse.affinity import ExactGaussian, Gaussian, Linear
-from jaxfuse.align import Alignment, align_params
+from jaxfuse.align import Alignment, Alignments, align_many, align_params
 from jaxfuse.assignment import hungarian, sinkhorn
 from jaxfuse.connectivity import Barrier, barrier, interpolate
 from jaxfuse.ensembles import mean_logits, mean_probabilities, vote
 from jaxfuse.fusion import average, fuse, rescale_units
+from jaxfuse.many import build_many
 from jaxfuse.matching import (
     CoordinateAscent,
     FrankWolfe,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Alignment",
+    "Alignments",
     "Barrier",
     "CoordinateAscent",
     "ExactGaussian",
@@ -38,9 +40,11 @@ __all__ = [
     "Portfolio",
     "Status",
     "Symmetry",
+    "align_many",
     "align_params",
     "average",
     "barrier",
+    "build_many",
     "build_problem",
     "fuse",
     "hungarian",

@@ -1,6 +1,6 @@
 """What every method finds: how the units of K networks correspond."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -28,6 +28,7 @@ class Correspondence(NamedTuple):
     trace: jax.Array
 
 
+@runtime_checkable
 class Method(Protocol):
     """Finds how the units of K networks correspond. Frozen and hashable, so static under `jit`."""
 

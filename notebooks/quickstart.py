@@ -290,7 +290,7 @@ print("permutation groups:", symmetry.groups)
 def meet(pair, momentum, strength, align):
     (a, b), (momentum_a, momentum_b) = unstack(pair), unstack(momentum)
     if align:
-        alignment = jaxfuse.align_params(a, b, solver=jaxfuse.FrankWolfe())
+        alignment = jaxfuse.align_params(a, b, method=jaxfuse.FrankWolfe())
         b = alignment.params
         momentum_b = jaxfuse.permute(momentum_b, symmetry, alignment.permutations)
     mean = jaxfuse.average([a, b])
@@ -401,5 +401,5 @@ print("\n".join(table))
 # `align_params`, `fuse` and the rest take any pytree: Linen dicts, NNX states, Equinox modules,
 # lists of arrays. Feed-forward chains (dense, convolution, normalisation) are read off the tree;
 # for any other model pass `symmetry=jaxfuse.infer_symmetry(apply_fn, params, inputs)`, read off its
-# program. How edges are compared (`affinity=`) and how the matching is found (`solver=`) are
+# program. How edges are compared (`affinity=`) and how the matching is found (`method=`) are
 # small frozen dataclasses, for example `jaxfuse.Gaussian()` and `jaxfuse.CoordinateAscent()`.

@@ -93,7 +93,10 @@ def test_function_of_b_does_not_change(pairs):
 
 def test_bare_call_equals_the_compiled_one(pairs):
     for reference, other, want in zip(*pairs, strict=True):
-        chex.assert_trees_all_close(align_params(reference, other), want, rtol=1e-5)
+        bare = align_params(reference, other)
+        assert bare.seconds > 0
+        assert np.isnan(want.seconds)
+        chex.assert_trees_all_close(bare[:5], want[:5], rtol=1e-5)
 
 
 def test_vmap_over_both_arguments(pairs):
@@ -173,12 +176,12 @@ def test_aligned_pair_stays(pairs):
 def test_half_precision_is_kept_and_matched_in_float32(dtype):
     params = network(0, dtype=dtype)
     other = permute(params, SYMMETRY, random_permutations(SYMMETRY, jax.random.key(1)))
-    alignment = align_params(params, other, solver="coordinate_ascent")
+    alignment = align_params(params, other, method="coordinate_ascent")
     assert {leaf.dtype for leaf in jax.tree.leaves(alignment.params)} == {jnp.dtype(dtype)}
     assert alignment.objective.dtype == jnp.float32
     full = [jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree) for tree in (params, other)]
-    want = align_params(*full, solver="coordinate_ascent")
-    chex.assert_trees_all_close(alignment[1:], want[1:])
+    want = align_params(*full, method="coordinate_ascent")
+    chex.assert_trees_all_close(alignment[1:5], want[1:5])
 
 
 def test_leaves_that_are_no_weights_are_carried(pairs):
@@ -254,7 +257,7 @@ def test_symmetry_of_another_model_is_refused():
         align_params(network(0), network(1), symmetry=symmetry)
 
 
-@pytest.mark.parametrize("argument", ["affinity", "solver"])
+@pytest.mark.parametrize("argument", ["affinity", "method"])
 def test_unknown_names_are_refused_with_the_known_ones(argument):
     with pytest.raises(ValueError, match=rf"{argument}='best' is none of \['"):
         align_params(network(0), network(1), **{argument: "best"})
@@ -262,37 +265,37 @@ def test_unknown_names_are_refused_with_the_known_ones(argument):
 
 def test_a_class_in_place_of_settings_is_refused():
     with pytest.raises(ValueError, match=r"pass FrankWolfe\(\)"):
-        align_params(network(0), network(1), solver=FrankWolfe)
+        align_params(network(0), network(1), method=FrankWolfe)
 
 
 def test_settings_are_static_under_jit(pairs):
     reference, other = pairs[0][0], pairs[1][0]
     got = jax.jit(align_params)(
-        reference, other, solver=CoordinateAscent(), affinity=Linear(), symmetry=infer_chain(other)
+        reference, other, method=CoordinateAscent(), affinity=Linear(), symmetry=infer_chain(other)
     )
-    want = align_params(reference, other, solver=CoordinateAscent())
+    want = align_params(reference, other, method=CoordinateAscent())
     chex.assert_trees_all_equal(got.permutations, want.permutations)
 
 
 def test_alignment_without_callbacks_can_be_exported(pairs):
     reference, other = pairs[0][0], pairs[1][0]
-    align = functools.partial(align_params, solver=FrankWolfe(), backend="jax")
+    align = functools.partial(align_params, method=FrankWolfe(), backend="jax")
     exported = jax.export.export(jax.jit(align))(reference, other)
     assert "xla_ffi_python" not in exported.mlir_module()
-    want = align_params(reference, other, solver=FrankWolfe())
+    want = align_params(reference, other, method=FrankWolfe())
     np.testing.assert_allclose(exported.call(reference, other).objective, want.objective, rtol=1e-5)
 
 
 def test_random_order_without_a_key_is_refused():
     with pytest.raises(ValueError, match="needs key="):
-        align_params(network(0), network(1), solver=CoordinateAscent(order="random"))
+        align_params(network(0), network(1), method=CoordinateAscent(order="random"))
 
 
 @pytest.mark.parametrize("affinity", ["gaussian", ExactGaussian(2.0)], ids=["short", "exact"])
 def test_gaussian_affinities_recover_a_planted_copy(affinity):
     params = network(3)
     other = shuffle(params, jax.random.key(4))
-    alignment = align_params(params, other, affinity=affinity, solver="frank_wolfe")
+    alignment = align_params(params, other, affinity=affinity, method="frank_wolfe")
     chex.assert_trees_all_equal(alignment.params, params)
 
 
@@ -303,17 +306,17 @@ def test_table_of_a_residual_network(key):
     params = {k: jnp.asarray(rng.standard_normal(s), jnp.float32) for k, s in shapes.items()}
     symmetry = Symmetry.from_axes(axes, params)
     other = permute(params, symmetry, random_permutations(symmetry, key))
-    alignment = align_params(params, other, symmetry=symmetry, solver="frank_wolfe")
+    alignment = align_params(params, other, symmetry=symmetry, method="frank_wolfe")
     chex.assert_trees_all_equal(alignment.params, params)
 
 
 def test_gradients_flow_to_b_alone(pairs):
     reference, other = pairs[0][0], pairs[1][0]
-    alignment = align_params(reference, other, solver="coordinate_ascent")
+    alignment = align_params(reference, other, method="coordinate_ascent")
     weights = network(77)
 
     def loss(a, b):
-        moved = align_params(a, b, solver="coordinate_ascent").params
+        moved = align_params(a, b, method="coordinate_ascent").params
         return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, weights, moved)))
 
     of_a, of_b = jax.jit(jax.grad(loss, argnums=(0, 1)))(reference, other)
@@ -325,7 +328,7 @@ def test_gradients_flow_to_b_alone(pairs):
 def test_one_compilation_serves_all_values():
     chex.clear_trace_counter()
     counted = jax.jit(
-        chex.assert_max_traces(lambda a, b: align_params(a, b, solver="coordinate_ascent"), n=1)
+        chex.assert_max_traces(lambda a, b: align_params(a, b, method="coordinate_ascent"), n=1)
     )
     objectives = {float(counted(network(i), network(i + 9)).objective) for i in range(3)}
     assert len(objectives) == 3
@@ -366,7 +369,7 @@ def planted_copies(name, count, **sizes):
 )
 def test_nested_groups_and_blocks_are_recovered_exactly(name, solver):
     symmetry, networks, copies = planted_copies(name, 3)
-    align = jax.jit(functools.partial(align_params, symmetry=symmetry, solver=solver))
+    align = jax.jit(functools.partial(align_params, symmetry=symmetry, method=solver))
     for params, other in zip(networks, copies, strict=True):
         alignment = align(params, other)
         assert alignment.status == Status.CONVERGED
@@ -393,7 +396,7 @@ def test_nested_groups_under_vmap():
 def test_non_finite_weights_leave_nested_groups_in_place():
     symmetry, (params, _), (_, other) = planted_copies("three_levels", 2)
     other = {**other, "gate": np.full_like(other["gate"], np.nan)}
-    align = jax.jit(functools.partial(align_params, symmetry=symmetry, solver="coordinate_ascent"))
+    align = jax.jit(functools.partial(align_params, symmetry=symmetry, method="coordinate_ascent"))
     alignment = align(params, other)
     assert alignment.status == Status.NON_FINITE
     chex.assert_trees_all_equal(alignment.params, other)

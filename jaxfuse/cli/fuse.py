@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import tyro
 from rich.console import Console
 
-from jaxfuse.align import AFFINITIES, SOLVERS
+from jaxfuse.align import AFFINITIES
 from jaxfuse.atomic import write_text
 from jaxfuse.checkpoints import convert, read, write
 from jaxfuse.checkpoints.write import check_writable
@@ -21,6 +21,7 @@ from jaxfuse.cli.progress import Bars, bars
 from jaxfuse.data import load
 from jaxfuse.fusion import fuse
 from jaxfuse.fusion.average import normalise_weights
+from jaxfuse.methods import METHODS
 from jaxfuse.models import MODEL_NAMES
 from jaxfuse.models.create import Width
 from jaxfuse.reporting import compare, comparison_table, plot_barriers
@@ -31,10 +32,10 @@ from jaxfuse.symmetry.chain.layers import REMEDY
 PyTree = Any
 if TYPE_CHECKING:
     AffinityName = str
-    SolverName = str
+    MethodName = str
     ModelName = str
 else:  # the command line takes the choices from the tables
-    AffinityName, SolverName = Literal[tuple(AFFINITIES)], Literal[tuple(SOLVERS)]
+    AffinityName, MethodName = Literal[tuple(AFFINITIES)], Literal[tuple(METHODS)]
     ModelName = Literal[MODEL_NAMES]
 
 
@@ -53,7 +54,7 @@ class Fuse:
     """Share of each network, normalised to sum to one; equal by default."""
     affinity: AffinityName = "linear"
     """How edges are compared in the network that is written."""
-    solver: SolverName = "portfolio"
+    method: MethodName = "portfolio"
     """How the matching is found."""
     channels: int | None = None
     """Channels of the input images, 1 for grey ones and vectors. Needed without --evaluate where
@@ -147,7 +148,7 @@ class Fuse:
             self.weights,
             symmetry=symmetry,
             affinity=self.affinity,
-            solver=self.solver,
+            method=self.method,
         )
         return fused if like is first else convert(fused, first, channels=channels)
 
@@ -197,7 +198,7 @@ class Fuse:
             images,
             labels,
             affinities={name: AFFINITIES[name] for name in ("linear", "gaussian", self.affinity)},
-            solver=self.solver,
+            method=self.method,
             weights=self.weights,
             names=[path.name for path in self.checkpoints],
             progress=lambda text, share: progress.update("aligning and fusing", share, text),

@@ -1,16 +1,19 @@
-"""Make one network out of K: align, average, restore the strength of the units."""
+"""Make one network out of K: align, average, repair."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
 from jaxfuse.affinity import Affinity
-from jaxfuse.align import Alignment, align_params
+from jaxfuse.align import Alignment, Alignments, align_many, align_params
+from jaxfuse.align.search import resolve
 from jaxfuse.fusion.average import average, normalise_weights
-from jaxfuse.fusion.rescale import rescale_units
-from jaxfuse.matching import Solver
-from jaxfuse.symmetry import Symmetry, infer_chain
+from jaxfuse.fusion.repair import REPAIRS, Merger, Repair
+from jaxfuse.methods import AnyMethod
+from jaxfuse.networks import ApplyFunction
+from jaxfuse.symmetry import Symmetry, infer_chain, infer_symmetry
+from jaxfuse.transport.maps import Maps, fuse_maps
 
 PyTree = Any
 
@@ -18,37 +21,53 @@ PyTree = Any
 def fuse(
     params: Sequence[PyTree],
     weights: Sequence[float] | jax.Array | None = None,
-    alignment: Alignment | Sequence[Alignment] | None = None,
+    alignment: Alignment | Sequence[Alignment] | Alignments | None = None,
     *,
-    symmetry: Symmetry | None = None,
+    method: AnyMethod | str | None = None,
+    symmetry: Symmetry | Sequence[Symmetry] | None = None,
     affinity: Affinity | str = "linear",
-    solver: Solver | str = "portfolio",
-    correction: Literal["norm"] | None = "norm",
+    apply_fn: ApplyFunction | None = None,
+    inputs: PyTree = None,
+    targets: Any = None,
+    activation_weight: float = 3.0,
+    repair: Repair | str | None = "auto",
     key: jax.Array | None = None,
 ) -> PyTree:
-    """Fuse K networks of one architecture into one of the same size.
+    """Fuse K networks of one architecture into one.
 
-    The networks are brought into the order of the first and averaged; then every hidden unit gets
-    back the mean norm of its parents' incoming weights, of which an average loses a part.
+    The networks are brought into the order of the first and averaged; then the average, which
+    loses a part of what its parents do, is repaired.
 
     Args:
         params: K parameter trees, as `align_params` takes them.
         weights: the share of each network, normalised to sum to one; equal by default.
-        alignment: what `align_params(params[0], params[k])` returned, for k = 1 ... K - 1, where
-            that is known already; a single one for two networks.
-        symmetry: as in `align_params`; not needed where the alignment is given and no correction
-            is wanted.
+        alignment: what `align_many(params)` returned, or `align_params(params[0], params[k])` for
+            k = 1 ... K - 1 (a single one for two networks), where that is known already.
+        method: as in `align_params`; "portfolio" for two networks by default, "merge_many" for
+            more.
+        symmetry: as in `align_params`; not needed where the alignment is given and no repair is
+            wanted.
         affinity: as in `align_params`.
-        solver: as in `align_params`.
-        correction: "norm" (`rescale_units`; measured best), or None for the bare average.
-        key: as in `align_params`.
+        apply_fn: as in `align_params`.
+        inputs: as in `align_params`. Shapes alone (`jax.ShapeDtypeStruct((4000, 28, 28, 1), ...)`)
+            stand for so many samples of white noise, on which the repair runs the networks: a
+            repair without data.
+        targets: as in `align_params`.
+        activation_weight: as in `align_params`.
+        repair: how the average is corrected: "norm" (the norms of incoming weights, without data),
+            "reset" (running statistics), "repair", "rescale", "reshift", "closed_form" (REPAIR and
+            its variants), "least_squares" (every layer is fitted to its parents), an instance with
+            its own settings, or None. "auto" is what measures best: "least_squares" with inputs,
+            "norm" without, and none for linear maps but "reset" with inputs.
+        key: as in `align_params`; and of the white noise.
 
     Returns:
-        One parameter tree with the structure, shapes and dtypes of the first.
+        One parameter tree with the structure and dtypes of the first, and its shapes unless the
+        method makes a network of other widths.
 
     Raises:
-        ValueError: as `align_params` and `average`, for a wrong number of alignments, and with the
-            correction for a group of which the symmetry names no leaf that computes its units.
+        ValueError: as `align_params` and `average`, for a wrong number of alignments, and for a
+            repair that needs data without any.
 
     Works under `jit` and `vmap`. Differentiable in the parameters, with the matching held fixed.
 
@@ -61,50 +80,112 @@ def fuse(
         >>> bool(jnp.allclose(fused[0], params[0], atol=1e-6))
         True
     """
-    if correction not in ("norm", None):
-        raise ValueError(f"correction={correction!r} is neither 'norm' nor None")
     params = list(params)
     if not params:
         raise ValueError("there is nothing to fuse: pass at least one parameter tree")
-    if symmetry is None and (alignment is None or correction == "norm"):
-        symmetry = infer_chain(params[0])
-    if symmetry is not None and correction == "norm":
-        _check_outputs(symmetry)
-    if alignment is None:
-        aligned = [
-            align_params(
-                params[0],
-                other,
-                symmetry=symmetry,
-                affinity=affinity,
-                solver=solver,
-                key=key,
-            ).params
-            for other in params[1:]
-        ]
+    if isinstance(repair, str) and repair != "auto":
+        repair = resolve("repair", repair, REPAIRS)
+    arguments = () if inputs is None else inputs if isinstance(inputs, tuple) else (inputs,)
+    drawn = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(arguments))
+    by_shape = drawn or not arguments
+    if symmetry is None and (alignment is None or repair is not None):
+        traced = apply_fn is not None and arguments
+        symmetry = infer_symmetry(apply_fn, params[0], *arguments) if traced else None
+    known = alignment
+    if known is None and len(params) > 1:
+        known = _align(
+            params,
+            method,
+            symmetry=symmetry,
+            affinity=affinity,
+            apply_fn=None if by_shape else apply_fn,
+            inputs=None if by_shape else arguments,
+            targets=targets,
+            activation_weight=activation_weight,
+            key=key,
+        )
+    parents, maps = _collect(params, known)
+    shares = normalise_weights(weights, len(parents))
+    chosen = _choose_repair(repair, bool(arguments), maps is not None)
+    if maps is not None:
+        fused = fuse_maps(params, _each(symmetry, params), maps, shares)
     else:
-        known = [alignment] if isinstance(alignment, Alignment) else list(alignment)
-        if len(known) != len(params) - 1:
-            raise ValueError(
-                f"got {len(known)} alignments for {len(params)} networks: pass one for each but "
-                "the first"
-            )
-        aligned = [each.params for each in known]
-    parents = [params[0], *aligned]
-    fused = average(parents, weights)
-    if correction is None or symmetry is None:
+        fused = average(parents, weights)
+    if chosen is None:
         return fused
-    return rescale_units(fused, parents, normalise_weights(weights, len(parents)), symmetry)
+    if drawn:
+        arguments = white_noise(arguments, jax.random.key(0) if key is None else key)
+    first = symmetry if isinstance(symmetry, Symmetry) else _each(symmetry, params)[0]
+    return chosen.repair(Merger(fused, tuple(parents), shares, first, apply_fn, arguments))
 
 
-def _check_outputs(symmetry: Symmetry) -> None:
-    """Refuse groups that no leaf computes: their units have no norm to give back."""
-    computed = {t.groups[t.output] for t in symmetry.tensors if t.output is not None}
-    # What moves as a whole, such as a head, is computed with the units inside it.
-    computed |= {context for group, over in symmetry.over if group in computed for context in over}
-    for group in symmetry.groups:
-        if group not in computed:
+def white_noise(shapes: PyTree, key: jax.Array) -> PyTree:
+    """Draw standard normal numbers in the place of every shape of a tree.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> white_noise((jax.ShapeDtypeStruct((5, 2), jnp.float32),), jax.random.key(0))[0].shape
+        (5, 2)
+    """
+    leaves, structure = jax.tree.flatten(shapes)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    drawn = [
+        jax.random.normal(k, leaf.shape, leaf.dtype)
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+        else leaf
+        for k, leaf in zip(keys, leaves, strict=False)
+    ]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def _align(
+    params: Sequence[PyTree], method: AnyMethod | str | None, **options: Any
+) -> Alignment | Alignments:
+    if len(params) == 2:
+        return align_params(*params, method=method or "portfolio", **options)
+    return align_many(params, method=method or "merge_many", **options)
+
+
+def _collect(
+    params: Sequence[PyTree], known: Alignment | Sequence[Alignment] | Alignments | None
+) -> tuple[list[PyTree], Maps | None]:
+    """Return all networks in the common order, and the maps that brought them there."""
+    if isinstance(known, Alignments):
+        if len(known.params) != len(params):
             raise ValueError(
-                f"no leaf has the units of group {group!r} as its outputs (TensorAxes.output), so "
-                "their norm can't be restored: pass correction=None, or a symmetry that tells"
+                f"got an alignment of {len(known.params)} networks for {len(params)}: pass the one "
+                "of these networks"
             )
+        return list(known.params), known.maps
+    if known is None:
+        return [params[0]], None
+    singles = [known] if isinstance(known, Alignment) else list(known)
+    if len(singles) != len(params) - 1:
+        raise ValueError(
+            f"got {len(singles)} alignments for {len(params)} networks: pass one for each but "
+            "the first"
+        )
+    maps = [each.maps for each in singles]
+    if any(each is not None for each in maps):
+        if len(singles) > 1:
+            raise ValueError(
+                "linear maps of several pairs have no common space: pass what align_many returned"
+            )
+        return [params[0], singles[0].params], maps[0]
+    return [params[0], *(each.params for each in singles)], None
+
+
+def _choose_repair(repair: Repair | str | None, with_data: bool, by_maps: bool) -> Repair | None:
+    if not isinstance(repair, str):
+        return repair
+    if with_data:
+        return REPAIRS["reset" if by_maps else "least_squares"]
+    return None if by_maps else REPAIRS["norm"]
+
+
+def _each(
+    symmetry: Symmetry | Sequence[Symmetry] | None, params: Sequence[PyTree]
+) -> tuple[Symmetry, ...]:
+    if isinstance(symmetry, Symmetry):
+        return (symmetry,) * len(params)
+    return tuple(map(infer_chain, params)) if symmetry is None else tuple(symmetry)

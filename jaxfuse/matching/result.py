@@ -1,7 +1,7 @@
 """What a solver returns, and what it is asked."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ class Matching(NamedTuple):
     iterations: jax.Array
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Moves the matching of a problem uphill. Frozen and hashable, so static under `jit`."""
 

@@ -14,7 +14,7 @@ from jaxfuse.align import Alignment, align_params
 from jaxfuse.connectivity import barrier
 from jaxfuse.ensembles import mean_probabilities
 from jaxfuse.fusion import average, fuse
-from jaxfuse.matching import Solver
+from jaxfuse.methods import AnyMethod
 from jaxfuse.status import Status
 from jaxfuse.symmetry import Symmetry, infer_symmetry, verify
 from jaxfuse.training.metrics import ApplyFn, Metrics, evaluate
@@ -79,7 +79,7 @@ def compare(
     labels: np.ndarray,
     *,
     affinities: Mapping[str, Affinity],
-    solver: Solver | str = "portfolio",
+    method: AnyMethod | str = "portfolio",
     symmetry: Symmetry | None = None,
     weights: Sequence[float] | None = None,
     names: Sequence[str] | None = None,
@@ -94,7 +94,7 @@ def compare(
         images: `[n, ...]` test images, normalised.
         labels: `[n]` integer labels.
         affinities: the affinities to align with, by name.
-        solver: as in `align_params`.
+        method: as in `align_params`.
         symmetry: which axes must be permuted together; traced from `apply_fn` by default
             (`jaxfuse.infer_symmetry`).
         weights: the shares of the networks; equal by default.
@@ -158,7 +158,7 @@ def compare(
         work.step(f"aligning, {name} affinity")
         started = time.perf_counter()
         alignments = [
-            align_params(params[0], other, symmetry=symmetry, affinity=affinity, solver=solver)
+            align_params(params[0], other, symmetry=symmetry, affinity=affinity, method=method)
             for other in params[1:]
         ]
         fused[name] = jax.block_until_ready(fuse(params, weights, alignments, symmetry=symmetry))

@@ -76,7 +76,7 @@ class Symmetry:
                 `running_var` are taken as statistics, those named `kernel` as `[..., in, out]` and
                 `weight` as `[out, in, ...]`. Of other names, leaves of two axes and more whose last
                 axis carries a group are taken as `[..., in, out]`, biases and statistics apart.
-                Which axis is `out` matters to the correction of `fuse` alone, which scales the
+                Which axis is `out` matters to the repair of `fuse` alone, which scales the
                 units that a leaf computes.
             params: the parameters, or their shapes.
 

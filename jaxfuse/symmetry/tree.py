@@ -69,13 +69,16 @@ def is_weight(leaf: Any) -> bool:
     return False
 
 
-def check_same_trees(params_a: PyTree, params_b: PyTree, names: tuple[str, str]) -> None:
+def check_same_trees(
+    params_a: PyTree, params_b: PyTree, names: tuple[str, str], *, shapes: bool = True
+) -> None:
     """Refuse two trees of different structure or shapes, and say at which leaf they part.
 
     Args:
         params_a: the reference.
         params_b: the other tree.
         names: what to call the two in the message.
+        shapes: whether the shapes must agree too.
 
     Raises:
         ValueError: with the leaf path, both shapes and the remedy.
@@ -100,9 +103,9 @@ def check_same_trees(params_a: PyTree, params_b: PyTree, names: tuple[str, str])
         )
     for path, leaf in leaves_a.items():
         shape_a, shape_b = np.shape(leaf), np.shape(leaves_b[path])
-        if shape_a != shape_b:
+        if shapes and shape_a != shape_b:
             raise ValueError(
                 f"leaf {path!r} has shape {shape_a} in {name_a} and {shape_b} in {name_b}. "
                 "Networks of different widths have no permutation between them: align networks "
-                "of one width."
+                "of one width, or pass a method for different ones (jaxfuse.methods)."
             )

@@ -29,8 +29,8 @@ def parents():
 def test_permuted_copies_fuse_to_the_original(key):
     params = network(0)
     copies = [shuffle(params, k) for k in jax.random.split(key, 2)]
-    for correction in ("norm", None):
-        fused = fuse([params, *copies], correction=correction)
+    for repair in ("norm", None):
+        fused = fuse([params, *copies], repair=repair)
         chex.assert_trees_all_close(fused, params, rtol=1e-5, atol=1e-6)
 
 
@@ -43,7 +43,7 @@ def test_given_alignments_give_the_same_network(parents):
 
 def test_bare_average_of_the_aligned_networks(parents):
     trees, alignments = parents
-    fused = fuse(trees, [1, 2, 1], alignments, correction=None)
+    fused = fuse(trees, [1, 2, 1], alignments, repair=None)
     aligned = [trees[0], *(alignment.params for alignment in alignments)]
     chex.assert_trees_all_close(fused, average(aligned, [1, 2, 1]))
 
@@ -67,9 +67,9 @@ def test_weight_of_one_network_alone(parents):
 
 def test_jit_equals_bare(parents):
     trees, alignments = parents
-    compiled = jax.jit(lambda trees, weights: fuse(trees, weights, solver="coordinate_ascent"))
+    compiled = jax.jit(lambda trees, weights: fuse(trees, weights, method="coordinate_ascent"))
     got = compiled(trees, jnp.array([1.0, 2.0, 1.0]))
-    want = fuse(trees, [1, 2, 1], solver="coordinate_ascent")
+    want = fuse(trees, [1, 2, 1], method="coordinate_ascent")
     chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-5)
     given = jax.jit(fuse)(trees, None, alignments)
     chex.assert_trees_all_close(given, fuse(trees, None, alignments), rtol=1e-4, atol=1e-5)
@@ -79,7 +79,7 @@ def test_gradient_with_the_matching_held_fixed(parents):
     trees, _ = parents
 
     def total(first, second):
-        fused = fuse([first, second], solver="coordinate_ascent", correction=None)
+        fused = fuse([first, second], method="coordinate_ascent", repair=None)
         return sum(jnp.sum(leaf) for leaf in fused)
 
     for gradient in jax.jit(jax.grad(total, argnums=(0, 1)))(*trees[:2]):
@@ -91,7 +91,7 @@ def test_gradient_with_the_matching_held_fixed(parents):
     [
         (0, {}, "nothing to fuse"),
         (3, {"alignment": []}, "got 0 alignments for 3 networks"),
-        (1, {"correction": "mean"}, "correction='mean' is neither"),
+        (1, {"repair": "mean"}, "repair='mean' is none of"),
         (1, {"weights": [1, 2]}, "got 2 weights for 1 networks"),
     ],
 )
@@ -119,29 +119,29 @@ def test_group_that_no_leaf_computes_is_refused():
     # Written [out, in], which no name tells.
     trees = [{"U": jnp.ones((5, 3)), "b": jnp.ones(5)}]
     spec = Symmetry.from_axes({"U": ("h", None), "b": ("h",)}, trees[0])
-    with pytest.raises(ValueError, match=r"units of group 'h' as its outputs.*correction=None"):
+    with pytest.raises(ValueError, match=r"units of group 'h' as its outputs.*repair=None"):
         fuse(trees, symmetry=spec)
-    chex.assert_trees_all_close(fuse(trees, symmetry=spec, correction=None), trees[0])
+    chex.assert_trees_all_close(fuse(trees, symmetry=spec, repair=None), trees[0])
 
 
-def test_no_symmetry_is_needed_without_alignment_and_correction(parents):
+def test_no_symmetry_is_needed_without_alignment_and_repair(parents):
     trees = [{"a": jnp.ones((3, 5)) * k, "b": jnp.ones((6, 2))} for k in (1, 3)]
     known = parents[1][0]._replace(params=trees[1])
-    fused = fuse(trees, alignment=known, correction=None)
+    fused = fuse(trees, alignment=known, repair=None)
     np.testing.assert_allclose(fused["a"], 2.0)
     with pytest.raises(ValueError, match="could not be placed"):
         fuse(trees, alignment=known)
     # What is wrong with the choice is said before anything is computed.
-    with pytest.raises(ValueError, match="neither 'norm' nor None"):
-        fuse(trees, correction="mean")
+    with pytest.raises(ValueError, match="is none of"):
+        fuse(trees, repair="mean")
 
 
 def test_numpy_float64_is_kept():
     trees = [[np.asarray(leaf, np.float64) for leaf in network(seed)] for seed in range(2)]
-    for correction in ("norm", None):
-        fused = fuse(trees, correction=correction, solver="coordinate_ascent")
+    for repair in ("norm", None):
+        fused = fuse(trees, repair=repair, method="coordinate_ascent")
         assert all(isinstance(leaf, np.ndarray) for leaf in fused)
         assert {leaf.dtype for leaf in fused} == {np.dtype(np.float64)}
         halves = [[np.float32(leaf) for leaf in tree] for tree in trees]
-        single = fuse(halves, correction=correction, solver="coordinate_ascent")
+        single = fuse(halves, repair=repair, method="coordinate_ascent")
         chex.assert_trees_all_close([np.float32(leaf) for leaf in fused], single, rtol=1e-5)

@@ -67,7 +67,7 @@ def pair(networks, examples) -> tuple[Comparison, list[tuple[str, float]]]:
         apply_fn,
         *examples,
         affinities={"linear": Linear()},
-        solver=SOLVER,
+        method=SOLVER,
         weights=[1, 3],
         names=["left", "right"],
         points=5,
@@ -109,7 +109,7 @@ def test_rows_of_a_pair_agree_with_direct_calls(pair, networks, examples):
         (both.accuracy, both.loss), ensemble([left, right], examples), rtol=1e-5
     )
     assert_row(rows["plain average"], average([left, right], [1, 3]), examples)
-    fused = fuse([left, right], [1, 3], affinity=Linear(), solver=SOLVER)
+    fused = fuse([left, right], [1, 3], affinity=Linear(), method=SOLVER)
     jax.tree.map(np.testing.assert_array_equal, comparison.fused, {"linear": fused})
     assert_row(rows["aligned average, linear"], fused, examples)
     assert rows["left"].seconds is rows["right"].seconds is None
@@ -119,7 +119,7 @@ def test_rows_of_a_pair_agree_with_direct_calls(pair, networks, examples):
 def test_curves_of_a_pair_agree_with_direct_calls(pair, networks, examples):
     comparison, _ = pair
     left, right = networks[:2]
-    aligned = align_params(left, right, affinity=Linear(), solver=SOLVER).params
+    aligned = align_params(left, right, affinity=Linear(), method=SOLVER).params
     rows = {row.name: row.barrier for row in comparison.rows}
     for curve, name, other in (
         (comparison.curves[0], "plain average", right),
@@ -144,14 +144,14 @@ def test_progress_rises_to_one(pair):
 
 def test_three_networks_have_no_path(networks, examples):
     comparison = compare(
-        networks, apply_fn, *examples, affinities={"linear": Linear()}, solver=SOLVER
+        networks, apply_fn, *examples, affinities={"linear": Linear()}, method=SOLVER
     )
     assert comparison.curves == []
     assert {row.barrier for row in comparison.rows} == {None}
     assert [row.name for row in comparison.rows[:3]] == ["parent 0", "parent 1", "parent 2"]
     both = comparison.rows[3]
     np.testing.assert_allclose((both.accuracy, both.loss), ensemble(networks, examples), rtol=1e-5)
-    fused = fuse(networks, affinity=Linear(), solver=SOLVER)
+    fused = fuse(networks, affinity=Linear(), method=SOLVER)
     jax.tree.map(np.testing.assert_array_equal, comparison.fused["linear"], fused)
     assert_row(comparison.rows[-1], fused, examples)
 
@@ -184,7 +184,7 @@ def test_units_in_groups_of_a_normalisation_are_aligned(group_norm, examples):
         apply_group,
         *examples,
         affinities={"linear": Linear()},
-        solver=SOLVER,
+        method=SOLVER,
         points=3,
     )
     jax.tree.map(
@@ -247,7 +247,7 @@ def test_model_with_another_norm_is_accepted(norm, examples):
             )
         )
     comparison = compare(
-        pair, apply_norm, images, labels, affinities={"linear": Linear()}, solver=SOLVER, points=2
+        pair, apply_norm, images, labels, affinities={"linear": Linear()}, method=SOLVER, points=2
     )
     assert np.isfinite(comparison.rows[-1].loss)
 
@@ -266,7 +266,7 @@ def test_status_says_which_matching_did_not_converge(networks, examples, pair):
         apply_fn,
         *examples,
         affinities={"linear": Linear()},
-        solver=SOLVER,
+        method=SOLVER,
         names=["one", "same", "other"],
     )
     status = comparison.rows[-1].status

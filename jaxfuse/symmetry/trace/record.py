@@ -1,6 +1,6 @@
 """Run a function and keep the activations of its groups."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -118,7 +118,7 @@ def _evaluate(
         elif inside and name == "scan":
             results = _scan(equation.params, operands, sites, f"{key}.", recorded)
         else:
-            results = _apply(jaxpr, equation, known)
+            results = apply_equation(jaxpr, equation, operands)
         for place, result in enumerate(results):
             site = f"{key}:{place}" if len(results) > 1 else key
             if site in sites:
@@ -127,13 +127,17 @@ def _evaluate(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _apply(jaxpr: Any, equation: Any, known: Mapping[Any, Any]) -> list[Any]:
-    """Run one operation, as a program of its own."""
-    inputs = list(dict.fromkeys(a for a in equation.invars if not isinstance(a, core.Literal)))
+def apply_equation(jaxpr: Any, equation: Any, values: Sequence[Any]) -> list[Any]:
+    """Run one operation of a program on the values of its operands, as a program of its own.
+
+    Results that nobody uses are None.
+    """
+    pairs = zip(equation.invars, values, strict=True)
+    known = {atom: value for atom, value in pairs if not isinstance(atom, core.Literal)}
     used = [v for v in equation.outvars if not isinstance(v, core.DropVar)]
     names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-    program = core.Jaxpr((), inputs, used, [equation], equation.effects, names)
-    results = iter(core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))(*(known[v] for v in inputs)))
+    program = core.Jaxpr((), list(known), used, [equation], equation.effects, names)
+    results = iter(core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))(*known.values()))
     return [None if isinstance(v, core.DropVar) else next(results) for v in equation.outvars]
 
 

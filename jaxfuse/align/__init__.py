@@ -1,0 +1,7 @@
+"""Align networks: from parameter trees to trees in one order."""
+
+from jaxfuse.align.many import Alignments, align_many
+from jaxfuse.align.pair import Alignment, align_params
+from jaxfuse.align.search import AFFINITIES
+
+__all__ = ["AFFINITIES", "Alignment", "Alignments", "align_many", "align_params"]
