@@ -39,7 +39,7 @@ from jaxfuse.training import recommended_config, train
 PyTree = Any
 RESULTS = Path(__file__).parent / "results"
 IMAGES = 1000  # unlabelled training images that methods and repairs may look at
-NOISE = 4000  # samples of white noise for the repair without data
+NOISE = 4000  # samples of noise for the repair without data
 POINTS = 9
 BATCH = 500
 
@@ -67,7 +67,7 @@ class Row:
         data: whether the matching has seen the unlabelled images.
         average: the bare average of the aligned networks.
         norm: after `repair="norm"`, without data.
-        noise: after the layerwise regression on white noise, without data.
+        noise: after the layerwise regression on noise in place of inputs, without data.
         repaired: after REPAIR with images, or the reset of running statistics where there are some.
         fitted: after the layerwise regression, with images.
         barrier: largest rise of the loss over the line between the end points' losses.

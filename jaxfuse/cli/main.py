@@ -8,11 +8,13 @@ from rich.console import Console
 
 from jaxfuse.cli.demo import Demo
 from jaxfuse.cli.fuse import Fuse
+from jaxfuse.cli.methods import ListMethods
 from jaxfuse.cli.symmetry import SymmetryTable
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo", description=Demo.__doc__)]
     | Annotated[Fuse, tyro.conf.subcommand("fuse", description=Fuse.__doc__)]
+    | Annotated[ListMethods, tyro.conf.subcommand("methods", description=ListMethods.__doc__)]
     | Annotated[SymmetryTable, tyro.conf.subcommand("symmetry", description=SymmetryTable.__doc__)]
 )
 

@@ -9,6 +9,7 @@ from jaxfuse.affinity import Affinity
 from jaxfuse.align import Alignment, Alignments, align_many, align_params
 from jaxfuse.align.search import resolve
 from jaxfuse.fusion.average import average, normalise_weights
+from jaxfuse.fusion.noise import shaped_noise
 from jaxfuse.fusion.repair import REPAIRS, Merger, Repair
 from jaxfuse.methods import AnyMethod
 from jaxfuse.networks import ApplyFunction
@@ -50,8 +51,8 @@ def fuse(
         affinity: as in `align_params`.
         apply_fn: as in `align_params`.
         inputs: as in `align_params`. Shapes alone (`jax.ShapeDtypeStruct((4000, 28, 28, 1), ...)`)
-            stand for so many samples of white noise, on which the repair runs the networks: a
-            repair without data.
+            stand for so many samples of noise (`jaxfuse.fusion.noise`), on which the repair runs
+            the networks: a repair without data, for networks without running statistics.
         targets: as in `align_params`.
         activation_weight: as in `align_params`.
         repair: how the average is corrected: "norm" (the norms of incoming weights, without data),
@@ -59,7 +60,7 @@ def fuse(
             its variants), "least_squares" (every layer is fitted to its parents), an instance with
             its own settings, or None. "auto" is what measures best: "least_squares" with inputs,
             "norm" without, and none for linear maps but "reset" with inputs.
-        key: as in `align_params`; and of the white noise.
+        key: as in `align_params`; and of the noise.
 
     Returns:
         One parameter tree with the structure and dtypes of the first, and its shapes unless the
@@ -87,6 +88,8 @@ def fuse(
         repair = resolve("repair", repair, REPAIRS)
     arguments = () if inputs is None else inputs if isinstance(inputs, tuple) else (inputs,)
     drawn = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(arguments))
+    if arguments and apply_fn is None:
+        raise ValueError("inputs= needs apply_fn=, the function to run them through")
     by_shape = drawn or not arguments
     if symmetry is None and (alignment is None or repair is not None):
         traced = apply_fn is not None and arguments
@@ -114,28 +117,11 @@ def fuse(
     if chosen is None:
         return fused
     if drawn:
-        arguments = white_noise(arguments, jax.random.key(0) if key is None else key)
+        assert apply_fn is not None
+        drawn_key = jax.random.key(0) if key is None else key
+        arguments = shaped_noise(apply_fn, parents, arguments, drawn_key)
     first = symmetry if isinstance(symmetry, Symmetry) else _each(symmetry, params)[0]
     return chosen.repair(Merger(fused, tuple(parents), shares, first, apply_fn, arguments))
-
-
-def white_noise(shapes: PyTree, key: jax.Array) -> PyTree:
-    """Draw standard normal numbers in the place of every shape of a tree.
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> white_noise((jax.ShapeDtypeStruct((5, 2), jnp.float32),), jax.random.key(0))[0].shape
-        (5, 2)
-    """
-    leaves, structure = jax.tree.flatten(shapes)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    drawn = [
-        jax.random.normal(k, leaf.shape, leaf.dtype)
-        if isinstance(leaf, jax.ShapeDtypeStruct)
-        else leaf
-        for k, leaf in zip(keys, leaves, strict=False)
-    ]
-    return jax.tree.unflatten(structure, drawn)
 
 
 def _align(

@@ -39,7 +39,7 @@ class Merger(NamedTuple):
         if self.apply_fn is None or not self.inputs:
             raise ValueError(
                 f"{repair} runs the networks: pass apply_fn= and inputs=, a batch of about 100 "
-                "unlabelled examples or more, or its shape (jax.ShapeDtypeStruct) for white noise"
+                "unlabelled examples or more, or its shape (jax.ShapeDtypeStruct) for noise"
             )
         return self.apply_fn
 

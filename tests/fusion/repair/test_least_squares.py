@@ -51,7 +51,7 @@ def test_a_convolution_without_bias_is_fitted_through_its_windows():
     np.testing.assert_allclose(got["kernel"], average(parents)["kernel"], rtol=1e-3, atol=1e-3)
 
 
-def test_white_noise_stands_in_for_data():
+def test_noise_stands_in_for_data():
     parents = [
         [
             jnp.asarray(np.random.default_rng(s).normal(size=n), jnp.float32)

@@ -1,0 +1,152 @@
+"""What every method promises: a planted copy, jit, vmap, and the same answer in every process."""
+
+import functools
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfuse import align_many, align_params, fuse
+from jaxfuse.methods import METHODS, method_table
+from jaxfuse.status import Status
+from jaxfuse.symmetry import infer_chain, permute
+
+ROOT = Path(__file__).parents[1]
+SIZES = (6, 5, 4, 3)
+SLOW = {"simulated_annealing", "sinkhorn_rebasin", "straight_through"}
+
+
+def apply_fn(params, x):
+    for index, layer in enumerate(params):
+        x = x @ layer["kernel"] + layer["bias"][None]
+        x = jax.nn.relu(x) if index < len(params) - 1 else x
+    return x
+
+
+def network(seed, sizes=SIZES):
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "kernel": jnp.asarray(rng.normal(size=(n, m)) * np.sqrt(2 / n), jnp.float32),
+            "bias": jnp.asarray(0.5 * np.abs(rng.normal(size=m)), jnp.float32),
+        }
+        for n, m in itertools.pairwise(sizes)
+    ]
+
+
+SYMMETRY = infer_chain(network(0))
+INPUTS = jnp.asarray(np.random.default_rng(9).normal(size=(120, SIZES[0])), jnp.float32)
+TARGETS = jnp.argmax(apply_fn(network(0), INPUTS), axis=1)
+
+
+def planted(seed):
+    """Return a network, the orders, and its copy in those orders."""
+    rng = np.random.default_rng(100 + seed)
+    params = network(seed)
+    orders = {g: jnp.asarray(rng.permutation(n), jnp.int32) for g, n in SYMMETRY.groups.items()}
+    return params, orders, permute(params, SYMMETRY, orders)
+
+
+def options(name):
+    entry = METHODS[name]
+    chosen = {"method": entry.method, "symmetry": SYMMETRY, "key": jax.random.key(0)}
+    if entry.data in ("inputs", "targets"):
+        chosen |= {"apply_fn": apply_fn, "inputs": INPUTS}
+        chosen |= {"targets": TARGETS} if entry.data == "targets" else {}
+    return chosen
+
+
+@functools.cache
+def compiled(name):
+    entry = METHODS[name]
+    chosen = options(name)
+    chosen.pop("key")
+    inputs, targets = chosen.pop("inputs", None), chosen.pop("targets", None)
+
+    def run(a, b, key):
+        return align_params(a, b, inputs=inputs, targets=targets, key=key, **chosen)
+
+    del entry
+    return jax.jit(run)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_planted_copy_fuses_to_the_original_bare_and_compiled(name):
+    params, _, copy = planted(1)
+    bare = align_params(params, copy, **options(name))
+    assert bare.seconds > 0
+    assert np.isfinite(bare.objective)
+    assert int(bare.status) in list(Status)
+    fused = fuse([params, copy], alignment=bare, symmetry=SYMMETRY, repair=None)
+    want = apply_fn(params, INPUTS)
+    np.testing.assert_allclose(apply_fn(fused, INPUTS), want, rtol=2e-2, atol=2e-2)
+    again = compiled(name)(params, copy, jax.random.key(0))
+    np.testing.assert_allclose(again.objective, bare.objective, rtol=1e-3, atol=1e-4)
+    for group, order in bare.permutations.items():
+        np.testing.assert_array_equal(again.permutations[group], order)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in SLOW])
+def test_vmap_is_a_loop(name):
+    pairs = [planted(seed)[::2] for seed in (1, 2)]
+    keys = jax.random.split(jax.random.key(0), 2)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+    batched = jax.vmap(compiled(name))(*stacked, keys)
+    for index, (pair, key) in enumerate(zip(pairs, keys, strict=True)):
+        single = compiled(name)(*pair, key)
+        got = jax.tree.map(lambda leaf, i=index: leaf[i], batched)
+        np.testing.assert_allclose(got.objective, single.objective, rtol=1e-3, atol=1e-3)
+        for group, order in single.permutations.items():
+            np.testing.assert_array_equal(got.permutations[group], order)
+
+
+@pytest.mark.parametrize("name", [n for n, e in METHODS.items() if e.many == "jointly"])
+def test_many_copies_fuse_to_the_original_and_order_does_not_matter(name):
+    params, _, copy = planted(1)
+    other = permute(params, SYMMETRY, {g: jnp.arange(n)[::-1] for g, n in SYMMETRY.groups.items()})
+    want = apply_fn(params, INPUTS)
+    for networks in ([params, copy, other], [copy, other, params]):
+        found = align_many(networks, **options(name))
+        fused = fuse(networks, alignment=found, symmetry=SYMMETRY, repair=None)
+        np.testing.assert_allclose(apply_fn(fused, INPUTS), want, rtol=2e-2, atol=2e-2)
+
+
+_PROCESS = """
+import hashlib, jax, numpy as np
+from tests.test_methods import METHODS, compiled, network
+digest = hashlib.sha256()
+for name in METHODS:
+    found = compiled(name)(network(3), network(4), jax.random.key(5))
+    for leaf in jax.tree.leaves((found.params, found.objective)):
+        digest.update(np.asarray(leaf).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_the_same_key_gives_the_same_answer_in_every_process():
+    digest = hashlib.sha256()
+    for name in METHODS:
+        found = compiled(name)(network(3), network(4), jax.random.key(5))
+        for leaf in jax.tree.leaves((found.params, found.objective)):
+            digest.update(np.asarray(leaf).tobytes())
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    other = subprocess.run(
+        [sys.executable, "-c", _PROCESS],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert other.stdout.strip().splitlines()[-1] == digest.hexdigest()
+
+
+def test_the_documented_table_is_that_of_the_registry():
+    assert method_table() in (ROOT / "METHODS.md").read_text()
