@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxfuse.activations.batches import fold_batches
 from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.matching.nodes import list_nodes
 from jaxfuse.networks import Networks
@@ -83,7 +84,9 @@ class Moments:
         return self.split(node, self.split(node, array, axis=0)[k], axis=1)[l]
 
 
-def measure_moments(networks: Networks, *, role: Role = "output", batch_size: int = 100) -> Moments:
+def measure_moments(
+    networks: Networks, *, role: Role = "output", batch_size: int | None = 100
+) -> Moments:
     """Run K networks on a batch and measure the joint moments of their units.
 
     One pass: every network runs on a part of the batch, the products of its units with those of
@@ -94,13 +97,15 @@ def measure_moments(networks: Networks, *, role: Role = "output", batch_size: in
         networks: the networks, their function and the data.
         role: "output" for what layers compute, before bias and nonlinearity; "input" for what
             layers take, after it.
-        batch_size: examples that are in flight at once.
+        batch_size: examples that are in flight at once; None for all inputs as they are, as where
+            they are no examples but one graph.
 
     Returns:
         The moments. Groups that no layer's activation carries are missing.
 
     Raises:
-        ValueError: without a function and data.
+        ValueError: without a function and data, and where the inputs disagree on the number of
+            examples.
 
     Works under `jit`; differentiable.
 
@@ -120,25 +125,11 @@ def measure_moments(networks: Networks, *, role: Role = "output", batch_size: in
 
 
 @functools.partial(jax.jit, static_argnames=("role", "batch_size"))
-def _measure(networks: Networks, role: Role, batch_size: int) -> Moments:
-    total = jax.tree.leaves(networks.inputs)[0].shape[0]
-    size = min(batch_size, total)
-    whole = total // size
-    one = functools.partial(_moments_of, networks, role)
-    chunks = jax.tree.map(
-        lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), networks.inputs
-    )
-    moments = one(jax.tree.map(lambda x: x[0], chunks))
-    if whole > 1:
-        rest = jax.tree.map(lambda x: x[1:], chunks)
+def _measure(networks: Networks, role: Role, batch_size: int | None) -> Moments:
+    def part(inputs: tuple[PyTree, ...], networks: Networks) -> Moments:
+        return _moments_of(networks, role, inputs)
 
-        def step(carry: Moments, chunk: PyTree) -> tuple[Moments, None]:
-            return carry.merge(one(chunk)), None
-
-        moments, _ = jax.lax.scan(step, moments, rest)
-    if total % size:
-        moments = moments.merge(one(jax.tree.map(lambda x: x[whole * size :], networks.inputs)))
-    return moments
+    return fold_batches(part, Moments.merge, networks.inputs, batch_size, networks)
 
 
 def _moments_of(networks: Networks, role: Role, inputs: tuple[PyTree, ...]) -> Moments:

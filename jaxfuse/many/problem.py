@@ -3,15 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxfuse.affinity.block import HIGHEST, Affinity, FeatureAffinity, FeatureBlock
 from jaxfuse.affinity.multilinear import multilinear_block
 from jaxfuse.affinity.terms import list_terms
 from jaxfuse.assignment import invert_permutation
+from jaxfuse.many.bundle import Bundle
 from jaxfuse.many.stack import FeatureStack, MultilinearStack
 from jaxfuse.matching.nodes import list_nodes, node_name
 from jaxfuse.matching.problem import Backend, Problem
@@ -41,6 +43,7 @@ class Matchings(NamedTuple):
     iterations: jax.Array
 
 
+@runtime_checkable
 class ManySolver(Protocol):
     """Matches K networks. Frozen and hashable, so static under `jit`."""
 
@@ -101,12 +104,18 @@ class ManyProblem:
         total = jnp.float32(0)
         for node, units in self.units.items():
             total += _across(jnp.einsum("kie,kiu->kue", units, matchings[node], precision=HIGHEST))
+        for link, block in zip(self.links, self.blocks, strict=True):
+            moved = jax.vmap(lambda own, *us: own.soft(*us))(block, *(matchings[g] for g in link))
+            total += _across(moved)
+        return total + self.pair_value(matchings)
+
+    def pair_value(self, matchings: Mapping[str, jax.Array]) -> jax.Array:
+        """Return what `pairs` adds to J at soft matchings."""
+        total = jnp.float32(0)
         for node, scores in self.pairs.items():
             u = matchings[node]
             pulled = jnp.einsum("klij,lju->kliu", _upper(scores), u, precision=HIGHEST)
             total += jnp.einsum("kliu,kiu->", pulled, u, precision=HIGHEST)
-        for link, block in zip(self.links, self.blocks, strict=True):
-            total += _across(block.soft(*(matchings[node] for node in link)))
         return total
 
     def scores(self, matchings: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -115,11 +124,44 @@ class ManyProblem:
 
     def objective_at(self, orders: Mapping[str, jax.Array]) -> jax.Array:
         """Return J at orders int32 `[K, N]` per node, by gathers alone."""
-        units, pairs, blocks = self._moved(orders)
-        total = sum((_across(moved) for moved in (*units.values(), *blocks)), start=jnp.float32(0))
-        for scores in pairs.values():
-            total += jnp.einsum("kluu->", _upper(scores))
-        return total
+
+        def add(carried: tuple[Bundle, jax.Array], k: jax.Array) -> tuple[Any, None]:
+            own = self.standing(k, orders)
+            return (carried[0] + own, carried[1] + own.norm()), None
+
+        first = self.standing(0, orders)
+        rest = jnp.arange(1, self.count)
+        (total, norms), _ = lax.scan(add, (first, first.norm()), rest)
+        value = (total.norm() - norms) / 2
+        for node, scores in self.pairs.items():
+            order, index = orders[node], jnp.arange(self.count)
+            first_of, second_of = index[:, None, None], index[None, :, None]
+            met = scores.at[first_of, second_of, order[:, None], order[None]].get(mode="clip")
+            both = (order[:, None] >= 0) & (order[None] >= 0) & (first_of < second_of)
+            value += jnp.sum(met * both)
+        return value
+
+    def network(self, k: int | jax.Array) -> Bundle:
+        """Return the features of one network, in its own order."""
+        features = Bundle(self.units, self.blocks, self.links)
+        return jax.tree.map(lambda array: array[k], features)
+
+    def standing(self, k: int | jax.Array, orders: Mapping[str, jax.Array]) -> Bundle:
+        """Return the features of one network in the universe, at orders int32 `[K, N]`."""
+        return self.network(k).hard({node: order[k] for node, order in orders.items()})
+
+    def total(self, weights: jax.Array, orders: Mapping[str, jax.Array]) -> Bundle:
+        """Return the weighted sum, float `[K]`, of the features of all networks as they stand."""
+
+        def add(total: Bundle, k: jax.Array) -> tuple[Bundle, None]:
+            def one(total: Bundle) -> Bundle:
+                own = self.standing(k, orders)
+                return jax.tree.map(lambda whole, part: whole + weights[k] * part, total, own)
+
+            return lax.cond(weights[k] != 0, one, lambda total: total, total), None
+
+        zero = jax.tree.map(jnp.zeros_like, self.standing(0, orders))
+        return lax.scan(add, zero, jnp.arange(self.count))[0]
 
     def between(
         self, left: jax.Array, right: jax.Array, orders: Mapping[str, jax.Array]
@@ -135,41 +177,23 @@ class ManyProblem:
             right: float `[K]`, the weight of each in what is matched to it.
             orders: int32 `[K, N]` per node.
         """
-        units, pairs, blocks = self._moved(orders)
-        nodes = {}
-        for node, moved in units.items():
-            a, b = _weigh(left, moved), _weigh(right, moved)
-            nodes[node] = jnp.dot(a, b.T, precision=HIGHEST)
-            if node in pairs:
-                both = left[:, None] * right[None, :]
-                nodes[node] += jnp.einsum("kl,kluv->uv", both, pairs[node], precision=HIGHEST)
-        joined = tuple(
-            block.block(_weigh(left, moved), _weigh(right, moved))
-            for block, moved in zip(self.blocks, blocks, strict=True)
-        )
-        return Problem(nodes, joined, self.links, self.backend, self.parents)
+        a, b = self.total(left, orders), self.total(right, orders)
+        pairs = self.pair_scores(left, right, orders)
+        return a.match(b, pairs, self.backend, self.parents)
 
-    def _moved(
-        self, orders: Mapping[str, jax.Array]
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], list[jax.Array]]:
-        """Return units `[K, N, e]`, pairs `[K, K, N, N]` and blocks in the universe."""
-        units, pairs = {}, {}
-        for node, features in self.units.items():
-            present = (orders[node] >= 0).astype(features.dtype)
-            taken = jnp.take_along_axis(features, orders[node][..., None], axis=1, mode="clip")
-            units[node] = taken * present[..., None]
-            if node in self.pairs:
-                order = orders[node]
-                rows = jnp.take_along_axis(
-                    self.pairs[node], order[:, None, :, None], axis=2, mode="clip"
-                )
-                both = jnp.take_along_axis(rows, order[None, :, None, :], axis=3, mode="clip")
-                pairs[node] = both * present[:, None, :, None] * present[None, :, None, :]
-        blocks = [
-            block.hard(*(orders[node] for node in link))
-            for link, block in zip(self.links, self.blocks, strict=True)
-        ]
-        return units, pairs, blocks
+    def pair_scores(
+        self, left: jax.Array, right: jax.Array, orders: Mapping[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """Return what `pairs` adds to the node scores `[N, N]` of `between`."""
+        added = {}
+        for node, scores in self.pairs.items():
+            order = orders[node]
+            present = (order >= 0).astype(scores.dtype)
+            rows = jax.vmap(lambda own, o: jnp.take(own, o, axis=1, mode="clip"))(scores, order)
+            rows = jnp.einsum("k,ku,kluj->luj", left, present, rows, precision=HIGHEST)
+            both = jnp.take_along_axis(rows, order[:, None], axis=2, mode="clip")
+            added[node] = jnp.einsum("l,lv,luv->uv", right, present, both, precision=HIGHEST)
+        return added
 
 
 def build_many(
@@ -245,11 +269,9 @@ def pairwise(orders: Mapping[str, jax.Array], k: int, l: int) -> dict[str, jax.A
 
 def _across(moved: jax.Array) -> jax.Array:
     """Return the sum of <X_k, X_l> over all pairs k < l of `[K, ...]`."""
-    return (jnp.sum(jnp.square(jnp.sum(moved, axis=0))) - jnp.sum(jnp.square(moved))) / 2
-
-
-def _weigh(weights: jax.Array, moved: jax.Array) -> jax.Array:
-    return jnp.tensordot(weights, moved, axes=1, precision=HIGHEST)
+    total = jnp.tensordot(jnp.ones(len(moved)), moved, axes=1, precision=HIGHEST)
+    own = jnp.vdot(moved, moved, precision=HIGHEST)
+    return (jnp.vdot(total, total, precision=HIGHEST) - own) / 2
 
 
 def _upper(scores: jax.Array) -> jax.Array:

@@ -1,6 +1,5 @@
-"""The features of one tensor of K networks, and how they move into the order of a universe."""
+"""The features of one tensor, and how they move into the order of a universe."""
 
-import functools
 from dataclasses import dataclass, field
 
 import jax
@@ -13,21 +12,31 @@ from jaxfuse.affinity.multilinear import MultilinearBlock
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FeatureStack:
-    """The features of a tensor that joins two groups, of K networks: `[K, n, r, m]`."""
+    """The features of a tensor that joins two groups: `[n, r, m]`, or `[K, n, r, m]`.
+
+    The methods are those of one network; of K networks they are called under `vmap`.
+    """
 
     features: jax.Array
 
+    @property
+    def unit_axes(self) -> tuple[int, int]:
+        """The axes of the units of both groups, without that of the networks."""
+        return 0, 2
+
     def soft(self, *matchings: jax.Array) -> jax.Array:
-        """Return the features moved by soft matchings `[K, n, N]` and `[K, m, M]`."""
+        """Return the features `[N, r, M]`, moved by soft matchings `[n, N]` and `[m, M]`."""
         p, q = matchings
-        moved = jnp.einsum("kirj,kjv->kirv", self.features, q, precision=HIGHEST)
-        return jnp.einsum("kirv,kiu->kurv", moved, p, precision=HIGHEST)
+        moved = jnp.einsum("irj,jv->irv", self.features, q, precision=HIGHEST)
+        return jnp.einsum("irv,iu->urv", moved, p, precision=HIGHEST)
 
     def hard(self, *orders: jax.Array) -> jax.Array:
-        """Return the features in orders int32 `[K, N]` and `[K, M]`; units of -1 are zero."""
-        p, q = orders
-        moved = jax.vmap(functools.partial(_take, axis=0))(self.features, p)
-        return jax.vmap(functools.partial(_take, axis=2))(moved, q)
+        """Return the features in orders int32 `[N]` and `[M]`; units of -1 are zero."""
+        rows, columns = orders[0][:, None, None], orders[1][None, None, :]
+        middle = jnp.arange(self.features.shape[1])[None, :, None]
+        # One gather of both axes is three times as fast as one after the other.
+        taken = self.features.at[rows, middle, columns].get(mode="clip")
+        return taken * ((rows >= 0) & (columns >= 0)).astype(taken.dtype)
 
     def block(self, left: jax.Array, right: jax.Array) -> FeatureBlock:
         """Make the block between two networks, or sums of networks, from moved features."""
@@ -37,40 +46,35 @@ class FeatureStack:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MultilinearStack:
-    """The features of a tensor of several carriers, of K networks: `[K, ..., r]`.
+    """The features of a tensor of several carriers: `[..., r]`, or `[K, ..., r]`.
 
     Attributes:
-        features: as `MultilinearBlock` has them, with the networks first.
+        features: as `MultilinearBlock` has them.
         axes: per carrier its axes, without that of the networks.
     """
 
     features: jax.Array
     axes: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
 
+    @property
+    def unit_axes(self) -> tuple[int, ...]:
+        """Per carrier the axis of its own units, without that of the networks."""
+        return tuple(axes[-1] for axes in self.axes)
+
     def soft(self, *matchings: jax.Array) -> jax.Array:
-        """Return the features moved by one soft matching `[K, n, n]` per carrier."""
-        count = self.features.ndim - 2
-        operands = [self.features, [2 * count + 1, *range(count), 2 * count]]
+        """Return the features moved by one soft matching `[n, n]` per carrier."""
+        count = self.features.ndim - 1
+        operands = [self.features, [*range(count), 2 * count]]
         for axes, matching in zip(self.axes, matchings, strict=True):
-            sizes = [self.features.shape[1 + axis] for axis in axes]
-            operands += [matching.reshape(len(matching), *sizes, *sizes)]
-            operands += [[2 * count + 1, *axes, *(count + axis for axis in axes)]]
-        moved = [2 * count + 1, *range(count, 2 * count), 2 * count]
-        return jnp.einsum(*operands, moved, precision=HIGHEST)
+            sizes = [self.features.shape[axis] for axis in axes]
+            operands += [matching.reshape(*sizes, *sizes)]
+            operands += [[*axes, *(count + axis for axis in axes)]]
+        return jnp.einsum(*operands, [*range(count, 2 * count), 2 * count], precision=HIGHEST)
 
     def hard(self, *orders: jax.Array) -> jax.Array:
-        """Return the features in one order int32 `[K, n]` per carrier."""
-        return jax.vmap(lambda features, *columns: self.block(features, features).moved(*columns))(
-            self.features, *orders
-        )
+        """Return the features in one order int32 `[n]` per carrier."""
+        return self.block(self.features, self.features).moved(*orders)
 
     def block(self, left: jax.Array, right: jax.Array) -> MultilinearBlock:
         """Make the block between two networks, or sums of networks, from moved features."""
         return MultilinearBlock(left, right, self.axes)
-
-
-def _take(array: jax.Array, order: jax.Array, axis: int) -> jax.Array:
-    taken = jnp.take(array, order, axis=axis, mode="clip")
-    shape = [1] * array.ndim
-    shape[axis] = len(order)
-    return taken * (order >= 0).astype(array.dtype).reshape(shape)

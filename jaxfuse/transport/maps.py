@@ -10,9 +10,9 @@ import numpy as np
 from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.matching.nodes import list_nodes
 from jaxfuse.symmetry.axes import TensorAxes
-from jaxfuse.symmetry.permute import context_axes
 from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import is_weight, leaf_name, map_named
+from jaxfuse.transport.carriers import carriers, computes
 
 PyTree = Any
 
@@ -39,6 +39,17 @@ class Maps(NamedTuple):
         """Return the maps of one network."""
         to = {node: each[k] for node, each in self.to.items()}
         return to, {node: each[k] for node, each in self.back.items()}
+
+    def trim(self) -> "Maps":
+        """Leave out common units that no network has; outside jit only."""
+        to, back, mass = jax.tree.map(np.asarray, tuple(self))
+        used = {node: np.flatnonzero(np.any(each > 0, axis=0)) for node, each in mass.items()}
+        trimmed = Maps(
+            {node: tuple(each[used[node]] for each in maps) for node, maps in to.items()},
+            {node: tuple(each[:, used[node]] for each in maps) for node, maps in back.items()},
+            {node: each[:, used[node]] for node, each in mass.items()},
+        )
+        return jax.tree.map(jnp.asarray, trimmed)
 
 
 def maps_of_orders(orders: Mapping[str, jax.Array], sizes: Mapping[str, int]) -> Maps:
@@ -71,8 +82,9 @@ def map_params(
     """Bring one network into the common space: `W' = to[h] W back[g]` for every tensor.
 
     An axis of units that a leaf computes is mapped by `to`, as are biases, scales and means; one
-    that it takes by `back`; a running variance by the squares of `to`. Unless the maps are
-    permutations, a network with nonlinearities computes another function afterwards.
+    that it takes by `back` (`computes` tells which); a running variance by the squares of `to`.
+    Unless the maps are permutations, a network with nonlinearities computes another function
+    afterwards.
 
     Args:
         params: the parameters.
@@ -107,12 +119,12 @@ def map_params(
     def move(path: str, leaf: Any) -> Any:
         for tensor in tensors.get(path, ()):
             block = jnp.asarray(tensor.take(leaf), jnp.float32)
-            for axis, contexts in _carriers(symmetry, tensor).items():
+            for axis, contexts in carriers(symmetry, tensor).items():
                 group = str(tensor.groups[axis])
                 names = [name for name, node in nodes.items() if node.group == group]
                 if names[0] not in to:
                     continue
-                if tensor.output not in (None, axis):
+                if not computes(symmetry, tensor, axis):
                     matrices = jnp.stack([back[name].T for name in names])
                 else:
                     square = leaf_name(path) in ("var", "running_var")
@@ -173,18 +185,8 @@ def fuse_maps(
         for node, mass in maps.mass.items():
             whole = jnp.tensordot(weights, mass, axes=1)
             share[node] = weights[k] * mass[k] / jnp.where(whole > 0, whole, 1.0)
-        part = map_params(tree, symmetry, to, back, share)
-        written = _written(symmetry, to)
-        moved.append(
-            map_named(
-                lambda path, leaf, k=k, written=written: (
-                    leaf
-                    if path in written or not is_weight(leaf)
-                    else jnp.asarray(leaf, jnp.float32) * weights[k]
-                ),
-                part,
-            )
-        )
+        weighed = _weigh(tree, symmetry, to, weights[k])
+        moved.append(map_params(weighed, symmetry, to, back, share))
 
     def total(first: Any, *leaves: Any) -> Any:
         if not is_weight(first):
@@ -195,33 +197,27 @@ def fuse_maps(
     return jax.tree.map(total, params[0], *moved)
 
 
-def _carriers(symmetry: Symmetry, tensor: TensorAxes) -> dict[int, tuple[int, ...]]:
-    """Return the axes whose units move, each with the axes that index it, outermost first."""
-    contexts = {
-        axis: context_axes(symmetry, tensor, axis)
-        for axis, group in enumerate(tensor.groups)
-        if group is not None
-    }
-    indexing = [axis for axes in contexts.values() for axis in axes]
-    carriers = {axis: axes for axis, axes in contexts.items() if axis not in indexing}
-    moving = [a for axes in carriers.values() for a in axes if tensor.groups[a] is not None]
-    if len(moving) != len(set(moving)):
-        raise ValueError(
-            f"leaf {tensor.path!r} carries several groups that one axis indexes ({tensor.groups}): "
-            "linear maps need an axis for each; pin one of the groups"
-        )
-    return carriers
-
-
-def _written(symmetry: Symmetry, to: Mapping[str, jax.Array]) -> set[str]:
-    """Return the leaves whose units are computed in the common space, not at the outputs."""
+def _weigh(params: PyTree, symmetry: Symmetry, to: Mapping[str, Any], weight: jax.Array) -> PyTree:
+    """Multiply what computes no mapped units, such as the outputs, by a weight; all in float32."""
     mapped = {node.group for name, node in list_nodes(symmetry).items() if name in to}
-    paths = set()
+    tensors: dict[str, list[TensorAxes]] = {}
     for tensor in symmetry.tensors:
-        for axis in _carriers(symmetry, tensor) if any(tensor.groups) else ():
-            if tensor.output in (None, axis) and tensor.groups[axis] in mapped:
-                paths.add(tensor.path)
-    return paths
+        moving = carriers(symmetry, tensor) if any(tensor.groups) else ()
+        if any(tensor.groups[a] in mapped and computes(symmetry, tensor, a) for a in moving):
+            tensors.setdefault(tensor.path, []).append(tensor)
+
+    def weigh(path: str, leaf: Any) -> Any:
+        if not is_weight(leaf):
+            return leaf
+        shared = np.zeros(leaf.shape, bool)
+        for tensor in tensors.get(path, ()):
+            shared = tensor.put(shared, np.ones(tensor.shape, bool))
+        leaf = jnp.asarray(leaf, jnp.float32)
+        if shared.all():
+            return leaf
+        return jnp.where(shared, leaf, leaf * weight) if shared.any() else leaf * weight
+
+    return map_named(weigh, params)
 
 
 def _along(

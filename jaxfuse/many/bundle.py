@@ -1,0 +1,97 @@
+"""The features of one network, or of a sum of networks, as they stand in the universe."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+
+from jaxfuse.affinity.block import HIGHEST
+from jaxfuse.many.stack import FeatureStack, MultilinearStack
+from jaxfuse.matching.problem import Backend, Problem
+
+Stack = FeatureStack | MultilinearStack
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Bundle:
+    """The features of one network, or of a sum of networks: what a two-model problem compares.
+
+    Attributes:
+        units: per node the features of what each unit has of its own, `[n, e]`.
+        blocks: those of the tensors that join groups, without the axis of the networks.
+        links: per block its nodes.
+    """
+
+    units: dict[str, jax.Array]
+    blocks: tuple[Stack, ...]
+    links: tuple[tuple[str, ...], ...] = field(metadata={"static": True})
+
+    def hard(self, orders: Mapping[str, jax.Array]) -> "Bundle":
+        """Return the features in orders int32 `[N]` per node; units of -1 are zero."""
+        units = {}
+        for node, features in self.units.items():
+            order = orders[node]
+            taken = jnp.take(features, order, axis=0, mode="clip")
+            units[node] = taken * (order >= 0).astype(features.dtype)[:, None]
+        return Bundle(
+            units, self._moved(lambda block, *moves: block.hard(*moves), orders), self.links
+        )
+
+    def soft(self, matchings: Mapping[str, jax.Array]) -> "Bundle":
+        """Return the features moved by soft matchings `[n, N]` per node."""
+        units = {
+            node: jnp.dot(matchings[node].T, features, precision=HIGHEST)
+            for node, features in self.units.items()
+        }
+        return Bundle(
+            units, self._moved(lambda block, *moves: block.soft(*moves), matchings), self.links
+        )
+
+    def match(
+        self,
+        other: "Bundle",
+        pairs: Mapping[str, jax.Array],
+        backend: Backend = "auto",
+        parents: tuple[tuple[str, str], ...] = (),
+    ) -> Problem:
+        """Return the problem of matching another bundle to this one.
+
+        Args:
+            other: what is matched; its units may stand in any order.
+            pairs: per node scores to add.
+            backend: who solves assignments.
+            parents: pairs of a node and its parent.
+        """
+        nodes = {
+            node: jnp.dot(features, other.units[node].T, precision=HIGHEST)
+            for node, features in self.units.items()
+        }
+        nodes |= {node: nodes[node] + scores for node, scores in pairs.items()}
+        blocks = tuple(
+            mine.block(mine.features, theirs.features)
+            for mine, theirs in zip(self.blocks, other.blocks, strict=True)
+        )
+        return Problem(nodes, blocks, self.links, backend, parents)
+
+    def norm(self) -> jax.Array:
+        """Return the squared norm of all features."""
+        leaves = jax.tree.leaves((self.units, self.blocks))
+        return sum(
+            (jnp.vdot(leaf, leaf, precision=HIGHEST) for leaf in leaves), start=jnp.float32(0)
+        )
+
+    def __add__(self, other: "Bundle") -> "Bundle":
+        return jax.tree.map(jnp.add, self, other)
+
+    def __sub__(self, other: "Bundle") -> "Bundle":
+        return jax.tree.map(jnp.subtract, self, other)
+
+    def _moved(
+        self, move: Callable[..., jax.Array], moves: Mapping[str, jax.Array]
+    ) -> tuple[Stack, ...]:
+        return tuple(
+            replace(block, features=move(block, *(moves[node] for node in link)))
+            for link, block in zip(self.links, self.blocks, strict=True)
+        )

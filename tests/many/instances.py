@@ -1,0 +1,94 @@
+"""Small problems of many networks, and the schemes that are tested on them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfuse.affinity import Linear
+from jaxfuse.many import (
+    GAMF,
+    AllToOne,
+    Hierarchical,
+    MergeMany,
+    Sequential,
+    UniverseFrankWolfe,
+    build_many,
+)
+from jaxfuse.matching import CoordinateAscent, FrankWolfe, GraduatedAssignment
+from jaxfuse.symmetry import permute, random_permutations
+from tests.matching.instances import residual_network
+
+WALK = FrankWolfe(polish=None)
+COOLING = GAMF(gamma=0.1 ** (1 / 3), max_sweeps=1, polish=None)
+
+# Each scheme with the two-model solver that it is for two networks.
+SCHEMES = {
+    "all_to_one": (AllToOne(WALK), WALK),
+    "sequential": (Sequential(WALK), WALK),
+    "hierarchical": (Hierarchical(WALK), WALK),
+    "merge_many": (MergeMany(start=None), CoordinateAscent()),
+    "universe_frank_wolfe": (UniverseFrankWolfe(polish=None), WALK),
+    "gamf": (COOLING, GraduatedAssignment(steps=4, reaction=0.0, polish=None)),
+}
+AXES = {
+    "W0": (None, "r"),
+    "WO": ("r", None),
+    "U0": ("r", "h0"),
+    "V0": ("h0", "r"),
+    "b0": ("h0",),
+}
+SIZES = {"r": 4, "h0": 3}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def solve(scheme, problem, key=None):
+    """Match, compiled once per scheme and shape."""
+    return scheme.solve_many(problem, key)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def build(networks, symmetry):
+    """Build a problem, compiled."""
+    return build_many(networks, symmetry, Linear())
+
+
+def independent(seed, count=4):
+    """Return independent residual networks, and their symmetry."""
+    networks = [residual_network(100 * seed + k)[0] for k in range(count)]
+    return networks, residual_network(0)[1]
+
+
+def planted(seed, count=4, noise=0.1):
+    """Return noisy copies of one network in random orders, its symmetry, and the right orders."""
+    rng = np.random.default_rng(seed)
+    base, symmetry = residual_network(seed)
+    base = {**base, "W0": jnp.asarray(3 * rng.standard_normal((3, 4)), jnp.float32)}
+    networks, orders = [], []
+    for k in range(count):
+        own = random_permutations(symmetry, jax.random.key(10 * seed + k))
+        own = {g: p if k else jnp.arange(len(p)) for g, p in own.items()}
+        noisy = {
+            path: leaf + jnp.asarray(noise * rng.standard_normal(leaf.shape), jnp.float32)
+            for path, leaf in base.items()
+        }
+        networks.append(permute(noisy, symmetry, own))
+        orders.append({g: np.argsort(p) for g, p in own.items()})
+    return networks, symmetry, {g: np.stack([o[g] for o in orders]) for g in SIZES}
+
+
+def fused(networks, symmetry, orders):
+    """Return the mean of the networks in the order of the first."""
+    moved = [
+        permute(network, symmetry, {g: order[k] for g, order in orders.items()})
+        for k, network in enumerate(networks)
+    ]
+    return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *moved)
+
+
+def soft_matchings(seed, count=4, sizes=SIZES):
+    """Return random positive matrices `[K, n, n]` whose rows sum to one."""
+    rng = np.random.default_rng(seed)
+    drawn = {g: rng.random((count, n, n)) for g, n in sizes.items()}
+    return {g: np.float32(u / u.sum(-1, keepdims=True)) for g, u in drawn.items()}

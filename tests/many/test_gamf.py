@@ -1,0 +1,142 @@
+"""GAMF's schedule, and the scores of the published forms, against float64 NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfuse.affinity.bandwidth import squared_bandwidth
+from jaxfuse.many import GAMF
+from jaxfuse.many.annealing import Annealing
+from jaxfuse.many.edge_stack import EdgeStack, stack_edges
+from jaxfuse.many.gamf_kernels import BlurredGAMF, KernelScores, RowGAMF
+from jaxfuse.networks import Networks
+from jaxfuse.status import Status
+from jaxfuse.symmetry import Symmetry, TensorAxes
+from tests.many.instances import AXES, SIZES, build, independent, planted, soft_matchings, solve
+from tests.oracles import many as oracle
+from tests.symmetry.nested import NETWORKS, draw, on_device
+
+KERNELS = {"blurred": BlurredGAMF(gamma=0.4), "row": RowGAMF(sinkhorn_iterations=50)}
+STREAM = 2**10
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def align(method, networks, key=None):
+    return method.align(networks, key)
+
+
+def networks_of(networks, symmetry):
+    return Networks(tuple(networks), (symmetry,) * len(networks))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_scores_of_the_published_forms(kernel):
+    networks, symmetry = independent(1, count=3)
+    soft = soft_matchings(0, count=3)
+    stack = stack_edges(networks_of(networks, symmetry), "GAMF")
+    sigma = {path: 2.0 + index for index, path in enumerate(AXES)}
+    edges = stack.edges
+    if kernel == "blurred":
+        paths = [tensor.path for tensor in symmetry.tensors if any(tensor.groups)]
+        edges = tuple(e / np.sqrt(sigma[p]) for e, p in zip(edges, paths, strict=True))
+    scorer = KernelScores(EdgeStack(edges, stack.links, stack.sizes), kernel, STREAM, "auto")
+    # Rows are the universe there, units in the oracle.
+    matchings = {g: jnp.asarray(u).swapaxes(1, 2) for g, u in soft.items()}
+    own = {g: u[1] for g, u in matchings.items()}
+    got = jax.jit(lambda m, o: scorer.scores(m, jnp.int32(1), o, tuple(SIZES)))(matchings, own)
+    want = oracle.gamf_scores(networks, AXES, soft, 1, kernel, sigma)
+    for group in SIZES:
+        np.testing.assert_allclose(got[group].T, want[group], rtol=1e-4)
+    value = sum(
+        np.vdot(oracle.gamf_scores(networks, AXES, soft, k, kernel, sigma)[g], soft[g][k])
+        for k in range(3)
+        for g in SIZES
+    )
+    np.testing.assert_allclose(scorer.value(matchings), value / 2, rtol=1e-4)
+
+
+def test_bandwidth_is_relative_to_the_edges():
+    """Weights of another scale are matched alike."""
+    networks, symmetry, right = planted(3, count=3)
+    small = [{path: 1e-3 * leaf for path, leaf in network.items()} for network in networks]
+    one, other = (align(KERNELS["blurred"], networks_of(n, symmetry)) for n in (networks, small))
+    np.testing.assert_allclose(one.objective, other.objective, rtol=1e-4)
+    for group, order in right.items():
+        np.testing.assert_array_equal(one.orders[group], order)
+        np.testing.assert_array_equal(other.orders[group], order)
+    sigma = squared_bandwidth([networks[0]["b0"][:, None, None]] * 2, 2.0)
+    assert sigma > 0
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_published_forms_find_planted_orders(kernel):
+    networks, symmetry, right = planted(3, count=3)
+    found = align(KERNELS[kernel], networks_of(networks, symmetry))
+    assert found.status == Status.CONVERGED
+    assert np.isfinite(found.trace).all()
+    for group, order in right.items():
+        np.testing.assert_array_equal(found.orders[group], order)
+    same = align(KERNELS[kernel], networks_of([networks[0]] * 3, symmetry))
+    assert same.status == Status.ALREADY_ALIGNED
+    for order in same.orders.values():
+        np.testing.assert_array_equal(order, np.broadcast_to(order[0], order.shape))
+
+
+def test_random_start_needs_a_key_and_repeats_with_it():
+    method = RowGAMF(sinkhorn_iterations=50, start="random")
+    networks = networks_of(*planted(3, count=3)[:2])
+    with pytest.raises(ValueError, match="needs key="):
+        method.align(networks)
+    first, again = (align(method, networks, jax.random.key(1)) for _ in range(2))
+    assert first.objective == again.objective
+    for group, order in first.orders.items():
+        np.testing.assert_array_equal(order, again.orders[group])
+        np.testing.assert_array_equal(order[0], np.arange(SIZES[group]))
+
+
+def test_jacobi_finds_planted_orders():
+    networks, symmetry, right = planted(1)
+    scheme = GAMF(update="jacobi", damping=0.3, gamma=0.5, max_sweeps=20, polish=None)
+    found = solve(scheme, build(networks, symmetry))
+    for group, order in right.items():
+        np.testing.assert_array_equal(found.orders[group], order)
+    assert found.iterations > len(scheme.temperatures)
+
+
+def test_a_temperature_lasts_until_nothing_changes():
+    problem = build(*independent(1))
+    loose = solve(GAMF(gamma=0.5, tolerance=1e9, polish=None), problem)
+    tight = solve(GAMF(gamma=0.5, tolerance=1e-4, polish=None), problem)
+    assert loose.iterations == len(GAMF(gamma=0.5).temperatures) == 4
+    assert tight.iterations > loose.iterations
+
+
+def test_published_schedule():
+    taus = RowGAMF().temperatures
+    assert len(taus) == 22
+    np.testing.assert_allclose(taus[[0, 1, -1]], [0.05, 0.045, 0.05 * 0.9**21], rtol=1e-5)
+    assert len(Annealing(tau=1.0, gamma=0.5, tau_min=0.25).temperatures) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"tau": 0.01}, {"gamma": 1.0}, {"damping": 1.0}, {"update": "both"}, {"max_sweeps": 0}],
+)
+def test_settings_are_checked(settings):
+    with pytest.raises(ValueError, match="got"):
+        GAMF(**settings)
+
+
+def test_edges_refuse_what_they_cannot_compare():
+    shapes, symmetry = NETWORKS["block_recurrent"](h=2, d=2)
+    nested = networks_of([on_device(draw(shapes, s)) for s in (0, 1)], symmetry)
+    with pytest.raises(ValueError, match="'d' are indexed by 'h'"):
+        BlurredGAMF().align(nested)
+    params = {"w": jnp.ones((2, 3, 4))}
+    sizes = (("a", 2), ("b", 3), ("c", 4))
+    triple = Symmetry(sizes, (TensorAxes("w", (2, 3, 4), ("a", "b", "c")),))
+    with pytest.raises(ValueError, match="'w' joins 3 groups"):
+        RowGAMF().align(networks_of([params, params], triple))

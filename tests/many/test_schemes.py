@@ -1,0 +1,174 @@
+"""What every scheme of many models promises."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfuse.many import AllToOne, MergeMany, Sequential, pairwise
+from jaxfuse.matching import CoordinateAscent
+from jaxfuse.status import Status
+from jaxfuse.symmetry import permute, random_permutations
+from tests.many.instances import (
+    AXES,
+    SCHEMES,
+    SIZES,
+    build,
+    fused,
+    independent,
+    planted,
+    solve,
+)
+from tests.matching.instances import residual_problem
+from tests.matching.instances import solve as solve_two
+from tests.oracles import many as oracle
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def scheme(request):
+    return SCHEMES[request.param][0]
+
+
+@pytest.fixture(scope="module")
+def instances():
+    """Three sets of four independent networks, and the largest J there is."""
+    drawn = [independent(seed) for seed in range(1, 4)]
+    return [(n, build(n, s), oracle.optimum(n, AXES, SIZES)) for n, s in drawn]
+
+
+def test_against_brute_force(scheme, instances):
+    shares = []
+    for networks, problem, optimum in instances:
+        found = solve(scheme, problem)
+        for group, order in found.orders.items():
+            assert order.dtype == jnp.int32
+            np.testing.assert_array_equal(order[0], np.arange(SIZES[group]))
+            np.testing.assert_array_equal(np.sort(order), np.broadcast_to(order[0], order.shape))
+        value = oracle.objective_at(networks, AXES, found.orders)
+        np.testing.assert_allclose(found.objective, value, rtol=1e-4)
+        assert value <= optimum + 1e-3
+        assert value >= oracle.objective_at(networks, AXES, problem.identity()) - 1e-3
+        assert np.isfinite(found.trace).all()
+        shares.append(value / optimum)
+    # Local optima are allowed; the orders that the networks have reach a fifth or less.
+    assert np.mean(shares) > 0.75
+
+
+def test_planted_orders_are_found(scheme):
+    networks, symmetry, right = planted(1)
+    found = solve(scheme, build(networks, symmetry))
+    assert found.status != Status.ALREADY_ALIGNED
+    for group, order in right.items():
+        np.testing.assert_array_equal(found.orders[group], order)
+    through = pairwise(found.orders, 1, 3)
+    for group, p in pairwise(found.orders, 2, 3).items():
+        np.testing.assert_array_equal(p[pairwise(found.orders, 1, 2)[group]], through[group])
+
+
+def test_copies_keep_their_order(scheme):
+    networks, symmetry = independent(1)
+    found = solve(scheme, build([networks[0]] * 4, symmetry))
+    assert found.status == Status.ALREADY_ALIGNED
+    for order in found.orders.values():
+        np.testing.assert_array_equal(order, np.broadcast_to(order[0], order.shape))
+
+
+def test_permuted_client_changes_nothing(scheme):
+    networks, symmetry, _ = planted(2)
+    before = solve(scheme, build(networks, symmetry)).orders
+    moved = random_permutations(symmetry, jax.random.key(5))
+    others = [*networks[:2], permute(networks[2], symmetry, moved), networks[3]]
+    after = solve(scheme, build(others, symmetry)).orders
+    for group, order in after.items():
+        np.testing.assert_array_equal(moved[group][order[2]], before[group][2])
+        np.testing.assert_array_equal(order[[0, 1, 3]], before[group][jnp.array([0, 1, 3])])
+    one, other = fused(networks, symmetry, before), fused(others, symmetry, after)
+    for path, leaf in one.items():
+        np.testing.assert_allclose(other[path], leaf, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_two_networks_are_the_two_model_form(name):
+    scheme, solver = SCHEMES[name]
+    for seed in range(3):
+        (a, b), symmetry = independent(10 + seed, count=2)
+        many = solve(scheme, build([a, b], symmetry))
+        two = solve_two(solver, residual_problem(a, b, symmetry), None)
+        np.testing.assert_allclose(many.objective, two.objective, rtol=1e-5)
+        assert many.status == two.status
+        for group, p in two.permutations.items():
+            np.testing.assert_array_equal(many.orders[group][1], p)
+
+
+@pytest.mark.parametrize("name", ["sequential", "merge_many"])
+def test_vmap_equals_the_loop(name, instances):
+    scheme = SCHEMES[name][0]
+    problems = [problem for _, problem, _ in instances[:2]]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
+    batched = jax.jit(jax.vmap(functools.partial(scheme.solve_many)))(stacked)
+    for index, problem in enumerate(problems):
+        single = solve(scheme, problem)
+        np.testing.assert_allclose(batched.trace[index], single.trace, rtol=1e-4, atol=1e-4)
+        for group, order in single.orders.items():
+            np.testing.assert_array_equal(batched.orders[group][index], order)
+
+
+def test_bare_equals_jit(instances):
+    scheme, problem = AllToOne(CoordinateAscent(max_sweeps=2)), instances[0][1]
+    bare, compiled = scheme.solve_many(problem), solve(scheme, problem)
+    for group, order in compiled.orders.items():
+        np.testing.assert_array_equal(bare.orders[group], order)
+
+
+@pytest.mark.parametrize("name", ["sequential", "hierarchical"])
+def test_gains_add_up_to_the_objective(name, instances):
+    found = solve(SCHEMES[name][0], instances[0][1])
+    assert found.trace.shape == (4,)
+    assert found.trace[0] == 0
+    np.testing.assert_allclose(found.trace[-1], found.objective, rtol=1e-5)
+
+
+def test_order_decides_what_a_network_sees(instances):
+    """The second network of a sequence knows the first alone, as all of all-to-one do."""
+    problem = instances[0][1]
+    star, chain = (solve(SCHEMES[name][0], problem) for name in ("all_to_one", "sequential"))
+    for group in SIZES:
+        np.testing.assert_array_equal(star.orders[group][1], chain.orders[group][1])
+
+
+def test_merge_many_never_falls(instances):
+    for _, problem, _ in instances:
+        found = solve(MergeMany(start=None), problem)
+        steps = np.concatenate([[problem.objective_at(problem.identity())], found.trace])
+        assert (np.diff(steps) >= -1e-4 * np.abs(steps[1:])).all()
+        assert found.status == Status.CONVERGED
+        assert found.iterations < 100
+        assert steps[1] > steps[0]
+
+
+def test_merge_many_at_random_needs_a_key_and_repeats_with_it(instances):
+    scheme = MergeMany(CoordinateAscent(order="random"), start=None, order="random")
+    problem = instances[0][1]
+    with pytest.raises(ValueError, match="needs key="):
+        scheme.solve_many(problem)
+    first, again = (solve(scheme, problem, jax.random.key(3)) for _ in range(2))
+    assert first.objective == again.objective
+    for group, order in first.orders.items():
+        np.testing.assert_array_equal(order, again.orders[group])
+
+
+def test_merge_many_starts_where_it_is_told(instances):
+    """From a local optimum of all single moves nothing gains, so it stays."""
+    problem = instances[0][1]
+    first = solve(MergeMany(start=None), problem)
+    again = solve(MergeMany(start=MergeMany(start=None)), problem)
+    assert again.iterations == 1
+    np.testing.assert_allclose(again.objective, first.objective, rtol=1e-6)
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="order is 'forward' or 'random'"):
+        MergeMany(order="backward")  # pyright: ignore[reportArgumentType]
+    assert Sequential() == Sequential()
