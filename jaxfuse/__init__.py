@@ -1,19 +1,42 @@
 """Align and fuse neural networks in JAX."""
 
+from jaxfuse.activations import ActivationMatching
 from jaxfuse.affinity import ExactGaussian, Gaussian, Linear
 from jaxfuse.align import Alignment, Alignments, align_many, align_params
 from jaxfuse.assignment import hungarian, sinkhorn
 from jaxfuse.connectivity import Barrier, barrier, interpolate
 from jaxfuse.ensembles import mean_logits, mean_probabilities, vote
 from jaxfuse.fusion import average, fuse, rescale_units
-from jaxfuse.many import build_many
+from jaxfuse.fusion.repair import (
+    LeastSquares,
+    RepairActivations,
+    ResetStatistics,
+    RestoreNorms,
+)
+from jaxfuse.learned import SinkhornRebasin, StraightThrough
+from jaxfuse.many import (
+    GAMF,
+    AllToOne,
+    Hierarchical,
+    MergeMany,
+    Sequential,
+    UniverseFrankWolfe,
+    build_many,
+)
 from jaxfuse.matching import (
     CoordinateAscent,
     FrankWolfe,
     GraduatedAssignment,
+    IntegerProjectedFixedPoint,
+    MultiStart,
+    PathFollowing,
     Portfolio,
+    ReweightedRandomWalk,
+    SimulatedAnnealing,
+    SpectralMatching,
     build_problem,
 )
+from jaxfuse.methods import METHODS
 from jaxfuse.status import Status
 from jaxfuse.symmetry import (
     Symmetry,
@@ -24,22 +47,56 @@ from jaxfuse.symmetry import (
     register_rule,
     verify,
 )
+from jaxfuse.transport.cca import CCAMerge
+from jaxfuse.transport.ot_fusion import OTFusion
+from jaxfuse.transport.partial import PartialMatching
+from jaxfuse.transport.pfnm import PFNM
+from jaxfuse.transport.procrustes import Procrustes
+from jaxfuse.transport.scale import ScaleAlignment
+from jaxfuse.transport.zip_it import ZipIt
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GAMF",
+    "METHODS",
+    "PFNM",
+    "ActivationMatching",
     "Alignment",
     "Alignments",
+    "AllToOne",
     "Barrier",
+    "CCAMerge",
     "CoordinateAscent",
     "ExactGaussian",
     "FrankWolfe",
     "Gaussian",
     "GraduatedAssignment",
+    "Hierarchical",
+    "IntegerProjectedFixedPoint",
+    "LeastSquares",
     "Linear",
+    "MergeMany",
+    "MultiStart",
+    "OTFusion",
+    "PartialMatching",
+    "PathFollowing",
     "Portfolio",
+    "Procrustes",
+    "RepairActivations",
+    "ResetStatistics",
+    "RestoreNorms",
+    "ReweightedRandomWalk",
+    "ScaleAlignment",
+    "Sequential",
+    "SimulatedAnnealing",
+    "SinkhornRebasin",
+    "SpectralMatching",
     "Status",
+    "StraightThrough",
     "Symmetry",
+    "UniverseFrankWolfe",
+    "ZipIt",
     "align_many",
     "align_params",
     "average",

@@ -4,8 +4,9 @@ from typing import Literal, NamedTuple
 
 from jaxfuse.activations import ActivationMatching
 from jaxfuse.correspondence import Method
-from jaxfuse.learned import SinkhornRebasin
+from jaxfuse.learned import SinkhornRebasin, StraightThrough
 from jaxfuse.many import (
+    GAMF,
     AllToOne,
     Hierarchical,
     ManySolver,
@@ -13,19 +14,20 @@ from jaxfuse.many import (
     Sequential,
     UniverseFrankWolfe,
 )
+from jaxfuse.many.gamf_kernels import BlurredGAMF, RowGAMF
 from jaxfuse.matching import (
     CoordinateAscent,
     FrankWolfe,
     GraduatedAssignment,
+    IntegerProjectedFixedPoint,
+    MultiStart,
+    PathFollowing,
     Portfolio,
+    ReweightedRandomWalk,
+    SimulatedAnnealing,
     Solver,
+    SpectralMatching,
 )
-from jaxfuse.matching.integer_projected_fixed_point import IntegerProjectedFixedPoint
-from jaxfuse.matching.multi_start import MultiStart
-from jaxfuse.matching.path_following import PathFollowing
-from jaxfuse.matching.reweighted_random_walk import ReweightedRandomWalk
-from jaxfuse.matching.simulated_annealing import SimulatedAnnealing
-from jaxfuse.matching.spectral import SpectralMatching
 from jaxfuse.transport.cca import CCAMerge
 from jaxfuse.transport.ot_fusion import OTFusion
 from jaxfuse.transport.partial import PartialMatching
@@ -87,6 +89,21 @@ METHODS: dict[str, Entry] = {
     "universe_frank_wolfe": Entry(
         UniverseFrankWolfe(), "C2M3: Crisostomi et al., NeurIPS 2024", many="jointly"
     ),
+    "gamf": Entry(GAMF(), "GAMF's algorithm 2: Liu et al., ICML 2022", many="jointly"),
+    "gamf_blurred": Entry(
+        BlurredGAMF(),
+        "GAMF with the paper's kernel on blurred weights",
+        data="no",
+        cost="K^2 L n^3",
+        many="jointly",
+    ),
+    "gamf_row": Entry(
+        RowGAMF(),
+        "GAMF with the released code's row kernel",
+        data="no",
+        cost="K^2 L n^3",
+        many="jointly",
+    ),
     "all_to_one": Entry(AllToOne(), "every network to the first"),
     "sequential": Entry(Sequential(), "CLAFusion's loop: Nguyen et al., UAI 2023", many="jointly"),
     "hierarchical": Entry(
@@ -100,6 +117,19 @@ METHODS: dict[str, Entry] = {
     ),
     "sinkhorn_rebasin": Entry(
         SinkhornRebasin(), "Pena et al., CVPR 2023", data="no", differentiable=True
+    ),
+    "sinkhorn_rebasin_midpoint": Entry(
+        SinkhornRebasin(loss="midpoint"),
+        "its task loss at the midpoint: Pena et al., CVPR 2023",
+        data="targets",
+        cost="a training step",
+        differentiable=True,
+    ),
+    "straight_through": Entry(
+        StraightThrough(),
+        "Git Re-Basin's estimator: Ainsworth et al., ICLR 2023",
+        data="targets",
+        cost="a training step and a matching",
     ),
     "ot_fusion": Entry(
         OTFusion(),

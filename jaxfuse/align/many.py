@@ -44,7 +44,7 @@ class Alignments(NamedTuple):
 def align_many(
     params: Sequence[PyTree],
     *,
-    method: AnyMethod | str = "portfolio",
+    method: AnyMethod | str = "merge_many",
     symmetry: Symmetry | Sequence[Symmetry] | None = None,
     affinity: Affinity | str = "linear",
     apply_fn: ApplyFunction | None = None,

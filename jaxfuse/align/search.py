@@ -13,6 +13,7 @@ import numpy as np
 from jaxfuse.activations.objective import activation_scores
 from jaxfuse.affinity import Affinity, ExactGaussian, Gaussian, Linear
 from jaxfuse.correspondence import Correspondence, Method
+from jaxfuse.many.all_to_one import AllToOne
 from jaxfuse.many.problem import build_many
 from jaxfuse.matching import Solver, build_problem
 from jaxfuse.matching.nodes import nest
@@ -22,7 +23,10 @@ from jaxfuse.networks import ApplyFunction, Networks
 from jaxfuse.status import Status, is_concrete
 from jaxfuse.symmetry import Symmetry, infer_chain, infer_symmetry, permute
 from jaxfuse.symmetry.tree import check_same_trees, is_weight, map_named, named_leaves
+from jaxfuse.transport.checks import check_function
 from jaxfuse.transport.maps import Maps, map_params, maps_of_orders
+from jaxfuse.transport.procrustes import Procrustes
+from jaxfuse.transport.scale import ScaleAlignment
 
 PyTree = Any
 AFFINITIES: dict[str, Affinity] = {
@@ -130,6 +134,9 @@ def search(
     maps = found.maps
     if maps is not None and is_concrete(*jax.tree.leaves(maps)):
         maps = maps.trim()
+        if isinstance(method, (Procrustes, ScaleAlignment)):
+            # Their maps leave every network's function as it is, or are not allowed.
+            check_function(networks, maps, type(method).__name__)
     return Found(
         found.orders, permutations, found.objective, found.status, found.trace, seconds, maps
     )
@@ -216,8 +223,6 @@ def _match_weights(
             for node, p in matching.permutations.items()
         }
         return Correspondence(orders, None, matching.objective, matching.status, matching.trace)
-    from jaxfuse.many.all_to_one import AllToOne
-
     many = AllToOne(method) if isinstance(method, Solver) else method
     problem = build_many(params, symmetry, affinity, backend)
     if with_data:

@@ -134,7 +134,7 @@ class ManyProblem:
         (total, norms), _ = lax.scan(add, (first, first.norm()), rest)
         value = (total.norm() - norms) / 2
         for node, scores in self.pairs.items():
-            order, index = orders[node], jnp.arange(self.count)
+            order, index = jnp.asarray(orders[node]), jnp.arange(self.count)
             first_of, second_of = index[:, None, None], index[None, :, None]
             met = scores.at[first_of, second_of, order[:, None], order[None]].get(mode="clip")
             both = (order[:, None] >= 0) & (order[None] >= 0) & (first_of < second_of)
@@ -148,7 +148,7 @@ class ManyProblem:
 
     def standing(self, k: int | jax.Array, orders: Mapping[str, jax.Array]) -> Bundle:
         """Return the features of one network in the universe, at orders int32 `[K, N]`."""
-        return self.network(k).hard({node: order[k] for node, order in orders.items()})
+        return self.network(k).hard({g: jnp.asarray(order)[k] for g, order in orders.items()})
 
     def total(self, weights: jax.Array, orders: Mapping[str, jax.Array]) -> Bundle:
         """Return the weighted sum, float `[K]`, of the features of all networks as they stand."""
@@ -187,7 +187,7 @@ class ManyProblem:
         """Return what `pairs` adds to the node scores `[N, N]` of `between`."""
         added = {}
         for node, scores in self.pairs.items():
-            order = orders[node]
+            order = jnp.asarray(orders[node])
             present = (order >= 0).astype(scores.dtype)
             rows = jax.vmap(lambda own, o: jnp.take(own, o, axis=1, mode="clip"))(scores, order)
             rows = jnp.einsum("k,ku,kluj->luj", left, present, rows, precision=HIGHEST)

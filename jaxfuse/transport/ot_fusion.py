@@ -110,7 +110,8 @@ class OTFusion:
 
         Returns:
             Maps to the units of network 0, or orders where the plans are permutations. The
-            objective is the transport cost with its sign turned, over all nodes and networks.
+            objective is the transport cost with its sign turned, over all nodes and networks; of
+            two sweeps the later compares more and costs more.
 
         Raises:
             ValueError: for groups that another one indexes or that nothing computes, without data

@@ -60,7 +60,7 @@ class ScaleAlignment:
         >>> a = {"in": jax.random.normal(k1, (5, 4)), "out": jax.random.normal(k2, (4, 3))}
         >>> spec = Symmetry.from_axes({"in": (None, "h"), "out": ("h", None)}, a)
         >>> s, order = jnp.array([0.1, 1.0, 2.0, 10.0]), jnp.array([2, 0, 3, 1])
-        >>> b = {"in": (a["in"] * s)[:, order], "out": (a["out"] / s[:, None])[order]}
+        >>> b = {"in": (a["in"] * s[None])[:, order], "out": (a["out"] / s[:, None])[order]}
         >>> maps = ScaleAlignment().align(Networks((a, b), (spec, spec))).maps
         >>> bool(jnp.allclose(map_params(b, spec, *maps.of(1))["in"], a["in"], rtol=1e-4))
         True

@@ -1,14 +1,12 @@
 """What every matcher is asked: planted matchings, and the same answer however it is called."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxfuse.symmetry import permute, random_permutations
-from tests.matching.instances import residual_network, residual_problem, solve
+from tests.matching.instances import residual_network, residual_problem
 
 
 def planted(seeds, noise=0.2):
@@ -28,17 +26,30 @@ def planted(seeds, noise=0.2):
     return problems, truths
 
 
-def check_planted(solver, key, seeds=(0, 1)):
-    """Find planted matchings; then the same without `jit`, under `vmap`, and once more."""
-    problems, truths = planted(seeds)
-    singles = [solve(solver, problem, key) for problem in problems]
-    for matching, truth in zip(singles, truths, strict=True):
-        for group, columns in truth.items():
-            np.testing.assert_array_equal(matching.permutations[group], columns)
-    chex.assert_trees_all_equal(solve(solver, problems[0], key), singles[0])
-    close = functools.partial(chex.assert_trees_all_close, rtol=1e-3, atol=1e-3)
-    close(solver.solve(problems[0], key=key), singles[0])
+def check_recovered(matching, truth):
+    """The matching is the planted one."""
+    for group, columns in truth.items():
+        np.testing.assert_array_equal(matching.permutations[group], columns)
+
+
+def check_calls(solver, key, problems):
+    """Get the same from a bare loop over problems and from one compiled call under `vmap`, twice.
+
+    Returns the results of the loop.
+    """
+    loop = [solver.solve(problem, key=key) for problem in problems]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
-    batched = jax.jit(jax.vmap(lambda p: solver.solve(p, key=key)))(stacked)
-    for index, single in enumerate(singles):
-        close(jax.tree.map(lambda leaf, i=index: leaf[i], batched), single)
+    batched = jax.jit(jax.vmap(lambda p: solver.solve(p, key=key)))
+    together = batched(stacked)
+    for index, single in enumerate(loop):
+        one = jax.tree.map(lambda leaf, i=index: leaf[i], together)
+        chex.assert_trees_all_close(one, single, rtol=1e-3, atol=1e-3)
+    chex.assert_trees_all_equal(batched(stacked), together)
+    return loop
+
+
+def check_planted(solver, key, seeds=(0, 1)):
+    """Find planted matchings, however the solver is called."""
+    problems, truths = planted(seeds)
+    for matching, truth in zip(check_calls(solver, key, problems), truths, strict=True):
+        check_recovered(matching, truth)

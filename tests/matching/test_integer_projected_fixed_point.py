@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from jaxfuse.matching.integer_projected_fixed_point import IntegerProjectedFixedPoint
-from tests.matching.instances import nested_problem, solve
 from tests.matching.planted import check_planted
 from tests.oracles import lawler as oracle
-from tests.oracles import nested as nested_oracle
 
 PLAIN = IntegerProjectedFixedPoint(polish=None)
 
@@ -48,13 +46,6 @@ def test_a_matching_to_start_from_is_never_lost(instances):
 
 def test_planted_matching(key):
     check_planted(PLAIN, key)
-
-
-def test_nested_groups_against_brute_force(key):
-    problem, a, b, symmetry = nested_problem("attention", e=3, h=2, qk=2, vo=1, f=2)
-    matching = solve(PLAIN, problem, key)
-    values = [nested_oracle.objective(a, b, symmetry, p) for p in nested_oracle.every(symmetry)]
-    assert 0.6 * max(values) < matching.objective <= max(values) + 1e-3
 
 
 def test_what_does_not_fit_is_refused(instances):

@@ -10,14 +10,14 @@ from jaxfuse.matching import CoordinateAscent, FrankWolfe, Matching, Problem
 from jaxfuse.matching.multi_start import MultiStart
 from jaxfuse.matching.projection import assign
 from jaxfuse.status import Status
-from tests.matching.instances import nested_problem
-from tests.matching.planted import check_planted
+from tests.matching.instances import nested_problem, solve
+from tests.matching.planted import check_calls, check_recovered, planted
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Rounding:
-    """Return the rounded start, and what it was asked with."""
+    """Return the rounded start, and numbers that tell its key."""
 
     def solve(self, problem, start=None, key=None):
         columns = assign(start, problem.backend)
@@ -28,7 +28,6 @@ class Rounding:
 
 
 MANY = MultiStart(Rounding(), starts=6)
-solve_all = jax.jit(MANY.solve)
 draw = jax.jit(MANY.draw)
 
 
@@ -42,7 +41,7 @@ def test_the_best_of_a_loop_over_the_starts(instances, key):
             for index in range(6)
         ]
         values = [objective.value_at(run.permutations) for run in runs]
-        got = solve_all(problem, None, key)
+        got = solve(MANY, problem, key)
         chex.assert_trees_all_close(got, runs[int(np.argmax(values))], rtol=1e-5)
         better += max(values) > values[0] + 1e-3
     assert better > 4
@@ -58,13 +57,6 @@ def test_starts_are_doubly_stochastic_and_differ(instances, key):
         np.testing.assert_allclose(starts[group].sum(2), 1.0, atol=1e-3)
         np.testing.assert_allclose(starts[group][0], 1 / n, rtol=1e-6)
         assert jnp.std(starts[group][1] - starts[group][2]) > 0.05
-
-
-def test_first_start_is_the_solvers_own(instances, key):
-    problem = instances[0][0]
-    starts, _ = jax.jit(MultiStart(CoordinateAscent(), starts=2).draw)(problem, None, key)
-    for group, n in problem.sizes.items():
-        np.testing.assert_array_equal(starts[group][0], np.eye(n))
 
 
 @dataclass(frozen=True)
@@ -84,12 +76,22 @@ def test_the_first_of_equals_is_kept(key):
 
 
 def test_planted_matching(key):
-    check_planted(MultiStart(FrankWolfe(polish=None), starts=2), key)
+    problems, truths = planted((0, 1))
+    for problem, truth in zip(problems, truths, strict=True):
+        solver = MultiStart(FrankWolfe(polish=None), starts=2)
+        check_recovered(solve(solver, problem, key), truth)
+
+
+def test_loop_and_vmap(key):
+    draws = np.float32(np.random.default_rng(0).standard_normal((2, 3, 3)))
+    check_calls(MANY, key, [Problem({"g": jnp.asarray(nodes)}, (), ()) for nodes in draws])
 
 
 def test_nested_starts_fit_together(key):
     problem, *_ = nested_problem("block_recurrent", h=2, d=3)
-    starts, _ = jax.jit(MultiStart(starts=2).draw)(problem, None, key)
+    starts, _ = jax.jit(MultiStart(CoordinateAscent(), starts=2).draw)(problem, None, key)
+    # That solver's own start is the identity.
+    np.testing.assert_array_equal(starts["d"][0], np.eye(6))
     whole = starts["d"][1].reshape(2, 3, 2, 3).sum(axis=(1, 3)) / 3
     np.testing.assert_allclose(whole, starts["h"][1], atol=1e-3)
 

@@ -19,6 +19,17 @@ def distances(a, b, orders):
     return found
 
 
+def scores(a, b, orders):
+    """Return per hidden layer the inner product of the weights of matched units, negated."""
+    moved = [_move(kernel, bias, *orders[i : i + 2]) for i, (kernel, bias) in enumerate(b)]
+    found = []
+    for layer in range(len(a) - 1):
+        into = np.sum(a[layer][0] * moved[layer][0], axis=0)
+        out = np.sum(a[layer + 1][0] * moved[layer + 1][0], axis=1)
+        found.append(-into - a[layer][1] * moved[layer][1] - out)
+    return found
+
+
 def merge(a, b, orders, apart):
     """Return the merged chain: units of a, merged or not, then the separate units of b.
 

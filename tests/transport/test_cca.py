@@ -102,7 +102,7 @@ def test_dead_units_do_no_harm():
 
 
 def test_without_variance_units_keep_their_order():
-    a = {**draw(1), "b1": jnp.full(6, -50.0)}
+    a = {**draw(1), "b1": jnp.full(6, -50.0, jnp.float32)}
     found = CCAMerge().align(networks_of(a, a, a))
     np.testing.assert_allclose(found.maps.to["w1"][1], np.eye(6), atol=1e-5)
 
@@ -126,7 +126,7 @@ def test_what_is_refused():
         CCAMerge().align(networks_of(draw(1), draw(2, (5, 6))))
     with pytest.raises(ValueError, match="not negative"):
         CCAMerge(ridge=-1.0)
-    networks = networks_of(draw(1), {**draw(2), "b0": jnp.full(7, jnp.nan)}, draw(3))
+    networks = networks_of(draw(1), {**draw(2), "b0": jnp.full(7, jnp.nan, jnp.float32)}, draw(3))
     with pytest.raises(ValueError, match="NaN or infinity"):
         CCAMerge().align(networks)
     found = together(stack([networks, networks]))

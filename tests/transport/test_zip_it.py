@@ -155,7 +155,7 @@ def test_what_is_refused():
     for settings in ({"alpha": 2.0}, {"keep": 0.0}, {"role": "both"}, {"until": 1.5}):
         with pytest.raises(ValueError, match="got"):
             ZipIt(**settings)
-    networks = networks_of(draw(1), {**draw(2), "b0": jnp.full(7, jnp.nan)}, draw(3))
+    networks = networks_of(draw(1), {**draw(2), "b0": jnp.full(7, jnp.nan, jnp.float32)}, draw(3))
     with pytest.raises(ValueError, match="NaN or infinity"):
         ZipIt().align(networks)
     found = together(stack([networks, networks]))
