@@ -16,6 +16,8 @@ help:
 demo: $(VENV)/.user
 	$(BIN)/jaxfuse demo
 
+# Compiling takes most of the time of the tests, so they compile without XLA's optimisations.
+test: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 test: $(VENV)/.developer
 	$(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
 

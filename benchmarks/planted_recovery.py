@@ -112,16 +112,18 @@ def planted(row: Row, seed: int, trial: int) -> tuple[list[Named], list[Permutat
     """Draw a network and its noisy permuted copies, with what undoes the order of each."""
     rng = np.random.default_rng((seed, trial))
     shapes = row.shapes()
-    first = {path: rng.normal(size=shape) / np.sqrt(shape[0]) for path, shape in shapes.items()}
+    first: Named = {}
+    noisy: list[Named] = [{} for _ in range(row.networks - 1)]
+    for path, shape in shapes.items():
+        first[path] = rng.normal(size=shape) / np.sqrt(shape[0])
+        for other in noisy:
+            noise = row.noise * first[path].std() * rng.normal(size=shape)
+            other[path] = first[path] + noise
     symmetry = Symmetry.from_axes(row.axes(), first)
     networks, truths = [first], []
-    for _ in range(row.networks - 1):
-        noisy = {
-            path: leaf + row.noise * leaf.std() * rng.normal(size=leaf.shape)
-            for path, leaf in first.items()
-        }
+    for other in noisy:
         orders = {group: rng.permutation(size) for group, size in symmetry.groups.items()}
-        networks.append(permute(noisy, symmetry, orders))
+        networks.append(permute(other, symmetry, orders))
         truths.append({g: np.argsort(order).astype(np.int32) for g, order in orders.items()})
     as_float32 = functools.partial(jax.tree.map, lambda leaf: np.asarray(leaf, np.float32))
     return [as_float32(network) for network in networks], truths
@@ -264,7 +266,8 @@ def main(config: Config) -> None:
     if config.json is not None and config.json.exists() and not config.fresh:
         known = json.loads(config.json.read_text())
         if (known["trials"], known["seed"]) == (config.trials, config.seed):
-            held = {label(Row(**entry["row"])): entry["methods"] for entry in known["rows"]}
+            rows = known["rows"]
+            held = {label(Row(**e["row"])): e["methods"] for e in rows if "methods" in e}
     results = []
     for row in ROWS:
         found = held.get(label(row), {})

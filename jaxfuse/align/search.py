@@ -209,7 +209,8 @@ def _match_weights(
     params, symmetry = networks.params, networks.symmetry
     with_data = networks.has_data and activation_weight > 0
     if isinstance(method, Solver) and networks.count == 2:
-        problem = build_problem(*params, symmetry, affinity, backend)
+        first, second = params
+        problem = build_problem(first, second, symmetry, affinity, backend)
         if with_data:
             pairs = activation_scores(networks, problem, activation_weight)
             nodes = {
@@ -226,8 +227,9 @@ def _match_weights(
     many = AllToOne(method) if isinstance(method, Solver) else method
     problem = build_many(params, symmetry, affinity, backend)
     if with_data:
-        first = problem.between(*jnp.eye(networks.count)[:2], problem.identity())
-        problem = replace(problem, pairs=activation_scores(networks, first, activation_weight))
+        alone = jnp.eye(networks.count)
+        pair = problem.between(alone[0], alone[1], problem.identity())
+        problem = replace(problem, pairs=activation_scores(networks, pair, activation_weight))
     found = many.solve_many(problem, key)
     maps = None
     if any(order.shape[1] != problem.sizes[node] for node, order in found.orders.items()):

@@ -66,19 +66,14 @@ def soft_matchings(
     Returns:
         Per node the flat doubly stochastic matrix `[N, N]`, and the potentials reached.
     """
-    results = {
-        node: sinkhorn(scores, tau, iterations=iterations, initial=potentials[node])
-        for node, scores in free.items()
-    }
+    own, reached = _project(free, tau, iterations, potentials)
     parent_of, plans = dict(_parents(symmetry)), {}
     for node in _outer_first(symmetry):
-        plan = results[node].plan
+        plan = own[node]
         if node in parent_of:
             plan = _flat(plans[parent_of[node]][:, :, None, None] * plan)
         plans[node] = plan
-    return {node: plans[node] for node in free}, {
-        node: result.potentials for node, result in results.items()
-    }
+    return {node: plans[node] for node in free}, reached
 
 
 def round_free(
@@ -104,6 +99,34 @@ def round_free(
                 {node: _flat(free[node])}, backend, [(node, parent)], {parent: columns[parent]}
             )
     return {node: columns[node] for node in free}
+
+
+def _project(
+    free: Mapping[str, jax.Array],
+    tau: float,
+    iterations: int,
+    potentials: Mapping[str, Potentials],
+) -> tuple[Free, dict[str, Potentials]]:
+    """Project all matrices of one size in one call, to compile it once."""
+    plans, reached = {}, {}
+    for size in sorted({scores.shape[-1] for scores in free.values()}):
+        nodes = [node for node, scores in free.items() if scores.shape[-1] == size]
+        stacked = jnp.concatenate([free[node].reshape(-1, size, size) for node in nodes])
+        start = Potentials(
+            jnp.concatenate([potentials[node].row.reshape(-1, size) for node in nodes]),
+            jnp.concatenate([potentials[node].column.reshape(-1, size) for node in nodes]),
+        )
+        result = sinkhorn(stacked, tau, iterations=iterations, initial=start)
+        begin = 0
+        for node in nodes:
+            *batch, _, _ = free[node].shape
+            cut = slice(begin, begin + math.prod(batch))
+            begin = cut.stop
+            plans[node] = result.plan[cut].reshape(*batch, size, size)
+            reached[node] = jax.tree.map(
+                lambda x, c=cut, b=batch: x[c].reshape(*b, x.shape[-1]), result.potentials
+            )
+    return plans, {node: reached[node] for node in free}
 
 
 def _parents(symmetry: Symmetry) -> list[tuple[str, str]]:

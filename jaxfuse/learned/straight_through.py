@@ -67,7 +67,7 @@ class StraightThrough:
     solver: Solver = CoordinateAscent()
     affinity: Affinity = Linear()
     steps: int = 100
-    learning_rate: float = 1e-2
+    learning_rate: float = 0.1
     momentum: float = 0.9
     batch_size: int | None = 1000
     backend: Backend = "auto"
@@ -166,7 +166,7 @@ def _train(
         value, slope = jax.value_and_grad(through)(state.latent)
         updates, momentum = optimiser.update(slope, state.momentum)
         after = Training(
-            optax.apply_updates(state.latent, updates),
+            dict(optax.apply_updates(state.latent, updates)),  # pyright: ignore
             momentum,
             columns,
             loss,

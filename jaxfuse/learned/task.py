@@ -60,7 +60,7 @@ class Task:
 
     def draw(self, key: jax.Array) -> "Task":
         """Return the task on a random batch, drawn without replacement."""
-        if self.is_whole:
+        if self.batch_size is None or self.is_whole:
             return self
         total = count_examples(self.inputs)
         rows = jax.random.choice(key, total, (self.batch_size,), replace=False)

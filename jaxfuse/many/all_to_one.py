@@ -30,11 +30,12 @@ class AllToOne:
     Examples:
         >>> from jaxfuse.affinity import Linear
         >>> from jaxfuse.many import build_many
+        >>> from jaxfuse.matching import CoordinateAscent
         >>> from jaxfuse.symmetry import infer_chain
         >>> a = [jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]])]
         >>> b = [a[0][:, ::-1], a[1][::-1]]
         >>> problem = build_many([a, b, a], infer_chain(a), Linear())
-        >>> AllToOne().solve_many(problem).orders["0"].tolist()
+        >>> AllToOne(CoordinateAscent()).solve_many(problem).orders["0"].tolist()
         [[0, 1], [1, 0], [0, 1]]
     """
 

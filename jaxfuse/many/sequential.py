@@ -31,11 +31,12 @@ class Sequential:
     Examples:
         >>> from jaxfuse.affinity import Linear
         >>> from jaxfuse.many import build_many
+        >>> from jaxfuse.matching import CoordinateAscent
         >>> from jaxfuse.symmetry import infer_chain
         >>> a = [jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]])]
         >>> b = [a[0][:, ::-1], a[1][::-1]]
         >>> problem = build_many([a, b, b], infer_chain(a), Linear())
-        >>> Sequential().solve_many(problem).orders["0"].tolist()
+        >>> Sequential(CoordinateAscent()).solve_many(problem).orders["0"].tolist()
         [[0, 1], [1, 0], [1, 0]]
     """
 

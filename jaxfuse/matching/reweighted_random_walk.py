@@ -28,11 +28,11 @@ class ReweightedRandomWalk:
     spectral matching.
 
     The paper has one group. Here each has a walker, of mass n for n units, and its own maximum in
-    the inflation: with one maximum for all, groups with few edges never decide (on the planted
-    residual MLP at noise 2 a third of the trials was lost so). Where the affinity is negative, as
-    the linear one, the pairs of a group get at every step the smallest constant that leaves none
-    negative. Candidate pairs of one group that contradict each other meet only in tensors that
-    join a group with itself; their affinity is kept.
+    the inflation: with one maximum for all, groups with few edges never decide, and planted
+    matchings are lost. Where the affinity is negative, as the linear one, the pairs of a group get
+    at every step the smallest constant that leaves none negative. Candidate pairs of one group
+    that contradict each other meet only in tensors that join a group with itself; the paper
+    removes their affinity, here it is kept.
 
     Attributes:
         alpha: share of the walk, against that of the jumps (0.2, the paper's).

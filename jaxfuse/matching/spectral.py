@@ -29,9 +29,8 @@ class SpectralMatching:
     The paper's M is non-negative, and so is its eigenvector. The linear affinity is not: at every
     step the pairs of a group then get the smallest constant that leaves none negative. Where the
     iteration stands, x is a non-negative eigenvector of M plus one constant per group for the
-    products of its own pairs, which adds the same to J at every matching. (A constant large enough
-    to leave no entry of M negative drowns the affinity: on the planted residual MLP at noise 1 a
-    quarter of the units came out right, and with the smallest ones 84 %.) M plus a multiple of the
+    products of its own pairs, which adds the same to J at every matching. A constant that leaves
+    no entry of M negative would do so too, and drown the affinity. M plus a multiple of the
     identity, the length of M x, is iterated, as two layers alone give M eigenvalues in pairs of
     both signs.
 

@@ -14,6 +14,7 @@ from jaxfuse.matching.problem import Backend
 from jaxfuse.networks import Networks
 from jaxfuse.status import Status
 from jaxfuse.transport.correlated import (
+    check_shown,
     match_correlated,
     nested_nodes,
     only_finite,
@@ -46,7 +47,7 @@ class CCAMerge:
     give, so that a network and its permuted copy are matched as they should be.
 
     Groups that index others and the units they index, as heads, can't be mixed: they are permuted
-    by correlation. Groups that no activation shows keep their order.
+    by correlation.
 
     Attributes:
         ridge: added to the eigenvalues of each covariance, relative to their mean. The paper tunes
@@ -100,8 +101,8 @@ class CCAMerge:
             directions that are mapped to one another, over nodes and networks.
 
         Raises:
-            ValueError: without data, for networks of different widths, and outside jit for weights
-                or inputs that are NaN or infinite.
+            ValueError: without data, for networks of different widths, for groups that no
+                activation shows, and outside jit for weights or inputs that are NaN or infinite.
 
         Works under `jit` and `vmap`. Gradients pass through eigenvectors, and are not finite where
         eigenvalues or singular values coincide.
@@ -171,6 +172,7 @@ def canonical_map(
 @jax.jit
 def _align(method: CCAMerge, networks: Networks) -> Correspondence:
     moments = measure_moments(networks, role=method.role, batch_size=method.batch_size)
+    check_shown(moments, networks, "CCAMerge")
     moments, finite = only_finite(moments)
     nested = nested_nodes(networks.symmetry)
     orders = match_correlated(moments, networks, list_nodes(networks.symmetry), method.backend)
@@ -178,7 +180,7 @@ def _align(method: CCAMerge, networks: Networks) -> Correspondence:
     permuted = maps_of_orders(orders, sizes)
     to, back, values = dict(permuted.to), dict(permuted.back), []
     for node, n in sizes.items():
-        if node in nested or node not in moments.sites:
+        if node in nested:
             continue
         found = _map_node(method, moments, node, jnp.stack(permuted.to[node][1:]))
         to[node] = (jnp.eye(n), *found.to)

@@ -36,14 +36,30 @@ def nested_nodes(symmetry: Symmetry) -> frozenset[str]:
     return frozenset(name for name, node in nodes.items() if node.parent or name in parents)
 
 
+def check_shown(moments: Moments, networks: Networks, method: str) -> None:
+    """Refuse groups whose units no activation shows, for a method that compares nothing else.
+
+    Raises:
+        ValueError: with the group and the remedy.
+    """
+    nodes = list_nodes(networks.symmetry)
+    parents = {node.parent for node in nodes.values()}
+    for name, node in nodes.items():
+        if name not in moments.sites and name not in parents:
+            raise ValueError(
+                f"no activation shows the units of group {node.group!r} (node {name!r}), and "
+                f"{method} compares nothing else: get the symmetry by infer_symmetry, whose groups "
+                f"are looked for, pin the group, symmetry.pin({node.group!r}), or match by weights"
+            )
+
+
 def match_correlated(
     moments: Moments, networks: Networks, nodes: Iterable[str], backend: Backend = "auto"
 ) -> Orders:
     """Permute units so that their activations correlate most with those of the first network.
 
     The activation matching of Git Re-Basin (Ainsworth et al., ICLR 2023, section 3.1) by
-    correlation. Heads and the units in them are matched together; nodes that no activation carries
-    keep their order, unless what they index says otherwise.
+    correlation. Heads and the units in them are matched together, by the units.
 
     Args:
         moments: joint moments of the networks.
@@ -68,8 +84,8 @@ def match_correlated(
         if len(set(shapes)) > 1:
             raise ValueError(
                 f"the units of {node!r} are permuted, which needs one width, and the networks have "
-                f"{shapes}: it indexes another group, is indexed by one, or no activation shows "
-                "it. Pin it (Symmetry.pin), or use 'ot_fusion'"
+                f"{shapes}: it indexes another group, or is indexed by one. Pin one of them, "
+                "symmetry.pin(...)"
             )
         rows[node] = [jnp.arange(math.prod(shapes[0]), dtype=jnp.int32)]
     correlation = {node: moments.correlation(node) for node in wanted if node in joint}

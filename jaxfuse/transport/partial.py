@@ -16,7 +16,7 @@ from jaxfuse.matching.nodes import list_nodes
 from jaxfuse.matching.problem import Backend
 from jaxfuse.networks import Networks
 from jaxfuse.transport.checks import join_status
-from jaxfuse.transport.correlated import nested_nodes, only_finite, refuse_non_finite
+from jaxfuse.transport.correlated import check_shown, nested_nodes, only_finite, refuse_non_finite
 from jaxfuse.transport.maps import maps_of_orders
 
 Compare = Literal["auto", "weights", "activations", "both"]
@@ -221,6 +221,7 @@ def _problems(
         pairs = activation_scores(networks, between(0, 1), 1.0, role=method.role)
     elif watches:
         moments = measure_moments(networks, role=method.role)
+        check_shown(moments, networks, "PartialMatching(compare='activations')")
         for node, widths in moments.widths:
             shape = (len(widths), widths[0]) * 2
             pairs[node] = moments.correlation(node).reshape(shape).swapaxes(1, 2)

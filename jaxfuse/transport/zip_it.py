@@ -14,6 +14,7 @@ from jaxfuse.matching.problem import Backend
 from jaxfuse.networks import Networks
 from jaxfuse.status import Status
 from jaxfuse.transport.correlated import (
+    check_shown,
     match_correlated,
     nested_nodes,
     only_finite,
@@ -45,7 +46,7 @@ class ZipIt:
     the units of all networks, and computes something else.
 
     Groups that index others and the units they index, as heads, are permuted by correlation
-    instead, in one width. Groups that no activation shows keep their order.
+    instead, in one width.
 
     The released code compares units as "correlation" does, lets every network merge once within
     itself where the budget is zero, and takes a merged unit for one of the network of its first
@@ -116,8 +117,9 @@ class ZipIt:
             would. The objective is the sum of the similarities of the merges.
 
         Raises:
-            ValueError: without data, for a group that there is not, for groups to be permuted whose
-                width differs, and outside jit for weights or inputs that are NaN or infinite.
+            ValueError: without data, for a group that there is not, for groups that no activation
+                shows, for groups to be permuted whose width differs, and outside jit for weights or
+                inputs that are NaN or infinite.
 
         Works under `jit` and `vmap`. Not differentiable.
         """
@@ -139,12 +141,13 @@ class ZipIt:
 @jax.jit
 def _align(method: ZipIt, networks: Networks) -> Correspondence:
     moments = measure_moments(networks, role=method.role, batch_size=method.batch_size)
+    check_shown(moments, networks, "ZipIt")
     moments, finite = only_finite(moments)
     nodes = list_nodes(networks.symmetry)
     nested = nested_nodes(networks.symmetry)
     shown = dict(moments.widths)
     zipped_groups = method._zipped_groups(networks)
-    fixed = [node for node in nodes if node in nested or node not in shown]
+    fixed = [node for node in nodes if node in nested]
     orders = match_correlated(moments, networks, fixed, method.backend)
     permuted = maps_of_orders(orders, {node: order.shape[1] for node, order in orders.items()})
     to, back, mass = dict(permuted.to), dict(permuted.back), dict(permuted.mass)

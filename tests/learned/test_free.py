@@ -1,7 +1,5 @@
 """Soft matchings of free parameters against the oracle, their gradients and their rounding."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +15,12 @@ SYMMETRY = three_levels(x=2, h=2, d=3)[1]
 PARENTS = {"h": "x", "d": "h"}
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def project(free, SYMMETRY, weights, tau):
+@jax.jit
+def project(free, weights, tau):
     """Return the plans, and the gradient of a weighted sum of their squares."""
 
     def value(free):
-        plans, _ = soft_matchings(free, symmetry, tau, 200, start_potentials(symmetry))
+        plans, _ = soft_matchings(free, SYMMETRY, tau, 200, start_potentials(SYMMETRY))
         return sum(jnp.sum(weights[node] * plan**2) for node, plan in plans.items()), plans
 
     (_, plans), slope = jax.value_and_grad(value, has_aux=True)(free)
@@ -44,7 +42,7 @@ def drawn():
 
 def test_plans_are_products_down_to_the_units(drawn):
     free, weights = drawn
-    plans, _ = project(free, SYMMETRY, weights, 0.7)
+    plans, _ = project(free, weights, 0.7)
     expected = oracle(free, 0.7)
     for node, plan in plans.items():
         np.testing.assert_allclose(plan, expected[node], atol=1e-5)
@@ -54,7 +52,7 @@ def test_plans_are_products_down_to_the_units(drawn):
 
 def test_gradients_are_those_of_finite_differences(drawn):
     free, weights = drawn
-    _, slope = project(free, SYMMETRY, weights, 0.7)
+    _, slope = project(free, weights, 0.7)
     rng, step = np.random.default_rng(2), 1e-4
     for node in free:
         towards = rng.standard_normal(free[node].shape)
@@ -70,7 +68,7 @@ def test_gradients_are_those_of_finite_differences(drawn):
 def test_rounding_is_what_the_temperature_leads_to(drawn):
     free, weights = drawn
     columns = round_free(free, SYMMETRY, "auto")
-    plans, _ = project(free, SYMMETRY, weights, 0.02)
+    plans, _ = project(free, weights, 0.02)
     for node, plan in plans.items():
         np.testing.assert_allclose(plan, permutation_matrix(columns[node]), atol=0.1)
 

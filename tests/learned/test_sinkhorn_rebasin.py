@@ -20,15 +20,15 @@ from tests.activations.networks import chain_networks, chain_params, images, pla
 from tests.oracles.activations import relu_network
 from tests.oracles.assignment import sinkhorn_plan
 from tests.oracles.learned import (
+    all_distances,
     cross_entropy,
     distance,
     moved_chain,
-    nearest_chain,
     softmax,
 )
 from tests.symmetry.nested import draw, on_device, table
 
-SIZES = {"w0": 4, "w1": 3}
+SIZES = {"w0": 4, "w1": 4}
 PLANTED = 3
 
 
@@ -76,8 +76,13 @@ def test_losses_of_weights_recover_what_was_planted(pairs, loss):
                 np.testing.assert_array_equal(found.orders[node][index, 1], order)
     assert found.trace.shape == (6, 60)
     if loss == "l2":
-        best = [nearest_chain(loss, a, b, SIZES) for a, b in each]
-        np.testing.assert_allclose(-found.objective, best, rtol=0.12)
+        # Among all 576 matchings the best, or one of the next few.
+        ranks = [
+            np.sum(all_distances(loss, a, b, SIZES) < -value - 1e-4)
+            for (a, b), value in zip(each, found.objective, strict=True)
+        ]
+        assert ranks[:PLANTED] == [0] * PLANTED
+        assert max(ranks) < 0.03 * 576
         alone = method.align(
             dataclasses.replace(networks, params=each[4]), jax.random.split(jax.random.key(0), 6)[4]
         )
@@ -205,7 +210,7 @@ def test_what_is_refused(pairs):
     with pytest.raises(ValueError, match="must be 1 or more"):
         SinkhornRebasin(steps=0)
     wide = chain_params(0, (4, 5))
-    with pytest.raises(ValueError, match="'w1' has 3 units in network 0 and 5"):
+    with pytest.raises(ValueError, match="'w1' has 4 units in network 0 and 5"):
         SinkhornRebasin().align(
             chain_networks([networks.params[0], wide], networks.inputs[0]), jax.random.key(0)
         )

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxfuse.affinity import Linear
@@ -17,7 +16,6 @@ from jaxfuse.many import (
     build_many,
 )
 from jaxfuse.matching import CoordinateAscent, FrankWolfe, GraduatedAssignment
-from jaxfuse.symmetry import permute, random_permutations
 from tests.matching.instances import residual_network
 
 WALK = FrankWolfe(polish=None)
@@ -54,6 +52,18 @@ def build(networks, symmetry):
     return build_many(networks, symmetry, Linear())
 
 
+@jax.jit
+def objective(problem, matchings):
+    """Return J at soft matchings, compiled."""
+    return problem.objective(matchings)
+
+
+@jax.jit
+def objective_at(problem, orders):
+    """Return J at orders, compiled."""
+    return problem.objective_at(orders)
+
+
 def independent(seed, count=4):
     """Return independent residual networks, and their symmetry."""
     networks = [residual_network(100 * seed + k)[0] for k in range(count)]
@@ -64,27 +74,38 @@ def planted(seed, count=4, noise=0.1):
     """Return noisy copies of one network in random orders, its symmetry, and the right orders."""
     rng = np.random.default_rng(seed)
     base, symmetry = residual_network(seed)
-    base = {**base, "W0": jnp.asarray(3 * rng.standard_normal((3, 4)), jnp.float32)}
+    base = {path: np.array(leaf) for path, leaf in base.items()}
+    base["W0"] = 3 * rng.standard_normal((3, 4))
     networks, orders = [], []
     for k in range(count):
-        own = random_permutations(symmetry, jax.random.key(10 * seed + k))
-        own = {g: p if k else jnp.arange(len(p)) for g, p in own.items()}
+        own = {g: rng.permutation(n) if k else np.arange(n) for g, n in SIZES.items()}
         noisy = {
-            path: leaf + jnp.asarray(noise * rng.standard_normal(leaf.shape), jnp.float32)
+            path: np.float32(leaf + noise * rng.standard_normal(leaf.shape))
             for path, leaf in base.items()
         }
-        networks.append(permute(noisy, symmetry, own))
+        networks.append(reorder(noisy, own))
         orders.append({g: np.argsort(p) for g, p in own.items()})
     return networks, symmetry, {g: np.stack([o[g] for o in orders]) for g in SIZES}
 
 
-def fused(networks, symmetry, orders):
+def reorder(network, orders):
+    """Return a network with its units in other orders, NumPy alone."""
+    moved = {}
+    for path, leaf in network.items():
+        moved[path] = np.asarray(leaf)
+        for axis, group in enumerate(AXES[path]):
+            if group:
+                moved[path] = np.take(moved[path], orders[group], axis=axis)
+    return moved
+
+
+def fused(networks, orders):
     """Return the mean of the networks in the order of the first."""
     moved = [
-        permute(network, symmetry, {g: order[k] for g, order in orders.items()})
+        reorder(network, {g: np.asarray(order[k]) for g, order in orders.items()})
         for k, network in enumerate(networks)
     ]
-    return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *moved)
+    return {path: np.mean([each[path] for each in moved], axis=0) for path in AXES}
 
 
 def soft_matchings(seed, count=4, sizes=SIZES):

@@ -25,6 +25,7 @@ STREAM = 2**10
 
 @functools.partial(jax.jit, static_argnums=0)
 def align(method, networks, key=None):
+    """Match, compiled once per method and shape."""
     return method.align(networks, key)
 
 
@@ -81,7 +82,7 @@ def test_published_forms_find_planted_orders(kernel):
         np.testing.assert_array_equal(found.orders[group], order)
     same = align(KERNELS[kernel], networks_of([networks[0]] * 3, symmetry))
     assert same.status == Status.ALREADY_ALIGNED
-    for order in same.orders.values():
+    for order in jax.device_get(same.orders).values():
         np.testing.assert_array_equal(order, np.broadcast_to(order[0], order.shape))
 
 
@@ -94,7 +95,7 @@ def test_random_start_needs_a_key_and_repeats_with_it():
     assert first.objective == again.objective
     for group, order in first.orders.items():
         np.testing.assert_array_equal(order, again.orders[group])
-        np.testing.assert_array_equal(order[0], np.arange(SIZES[group]))
+        np.testing.assert_array_equal(np.asarray(order)[0], np.arange(SIZES[group]))
 
 
 def test_jacobi_finds_planted_orders():
@@ -103,15 +104,9 @@ def test_jacobi_finds_planted_orders():
     found = solve(scheme, build(networks, symmetry))
     for group, order in right.items():
         np.testing.assert_array_equal(found.orders[group], order)
-    assert found.iterations > len(scheme.temperatures)
-
-
-def test_a_temperature_lasts_until_nothing_changes():
-    problem = build(*independent(1))
-    loose = solve(GAMF(gamma=0.5, tolerance=1e9, polish=None), problem)
-    tight = solve(GAMF(gamma=0.5, tolerance=1e-4, polish=None), problem)
-    assert loose.iterations == len(GAMF(gamma=0.5).temperatures) == 4
-    assert tight.iterations > loose.iterations
+    # More than one sweep at some temperature, and none to the limit.
+    count = len(scheme.temperatures)
+    assert count < found.iterations < count * scheme.max_sweeps
 
 
 def test_published_schedule():

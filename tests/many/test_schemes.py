@@ -1,16 +1,14 @@
 """What every scheme of many models promises."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfuse.many import AllToOne, MergeMany, Sequential, pairwise
+from jaxfuse.many import MergeMany, Sequential
 from jaxfuse.matching import CoordinateAscent
 from jaxfuse.status import Status
-from jaxfuse.symmetry import permute, random_permutations
+from jaxfuse.symmetry import Symmetry
 from tests.many.instances import (
     AXES,
     SCHEMES,
@@ -18,7 +16,9 @@ from tests.many.instances import (
     build,
     fused,
     independent,
+    objective_at,
     planted,
+    reorder,
     solve,
 )
 from tests.matching.instances import residual_problem
@@ -42,8 +42,8 @@ def test_against_brute_force(scheme, instances):
     shares = []
     for networks, problem, optimum in instances:
         found = solve(scheme, problem)
-        for group, order in found.orders.items():
-            assert order.dtype == jnp.int32
+        for group, order in jax.device_get(found.orders).items():
+            assert order.dtype == np.int32
             np.testing.assert_array_equal(order[0], np.arange(SIZES[group]))
             np.testing.assert_array_equal(np.sort(order), np.broadcast_to(order[0], order.shape))
         value = oracle.objective_at(networks, AXES, found.orders)
@@ -62,29 +62,28 @@ def test_planted_orders_are_found(scheme):
     assert found.status != Status.ALREADY_ALIGNED
     for group, order in right.items():
         np.testing.assert_array_equal(found.orders[group], order)
-    through = pairwise(found.orders, 1, 3)
-    for group, p in pairwise(found.orders, 2, 3).items():
-        np.testing.assert_array_equal(p[pairwise(found.orders, 1, 2)[group]], through[group])
 
 
 def test_copies_keep_their_order(scheme):
     networks, symmetry = independent(1)
     found = solve(scheme, build([networks[0]] * 4, symmetry))
     assert found.status == Status.ALREADY_ALIGNED
-    for order in found.orders.values():
+    for order in jax.device_get(found.orders).values():
         np.testing.assert_array_equal(order, np.broadcast_to(order[0], order.shape))
 
 
 def test_permuted_client_changes_nothing(scheme):
     networks, symmetry, _ = planted(2)
     before = solve(scheme, build(networks, symmetry)).orders
-    moved = random_permutations(symmetry, jax.random.key(5))
-    others = [*networks[:2], permute(networks[2], symmetry, moved), networks[3]]
+    rng = np.random.default_rng(5)
+    moved = {g: rng.permutation(n) for g, n in SIZES.items()}
+    others = [*networks[:2], reorder(networks[2], moved), networks[3]]
     after = solve(scheme, build(others, symmetry)).orders
     for group, order in after.items():
-        np.testing.assert_array_equal(moved[group][order[2]], before[group][2])
-        np.testing.assert_array_equal(order[[0, 1, 3]], before[group][jnp.array([0, 1, 3])])
-    one, other = fused(networks, symmetry, before), fused(others, symmetry, after)
+        order, was = np.array(order), np.asarray(before[group])
+        order[2] = moved[group][order[2]]
+        np.testing.assert_array_equal(order, was)
+    one, other = fused(networks, before), fused(others, after)
     for path, leaf in one.items():
         np.testing.assert_allclose(other[path], leaf, rtol=1e-5, atol=1e-6)
 
@@ -94,7 +93,7 @@ def test_two_networks_are_the_two_model_form(name):
     scheme, solver = SCHEMES[name]
     for seed in range(3):
         (a, b), symmetry = independent(10 + seed, count=2)
-        many = solve(scheme, build([a, b], symmetry))
+        many = jax.device_get(solve(scheme, build([a, b], symmetry)))
         two = solve_two(solver, residual_problem(a, b, symmetry), None)
         np.testing.assert_allclose(many.objective, two.objective, rtol=1e-5)
         assert many.status == two.status
@@ -107,7 +106,7 @@ def test_vmap_equals_the_loop(name, instances):
     scheme = SCHEMES[name][0]
     problems = [problem for _, problem, _ in instances[:2]]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
-    batched = jax.jit(jax.vmap(functools.partial(scheme.solve_many)))(stacked)
+    batched = jax.device_get(jax.jit(jax.vmap(scheme.solve_many))(stacked))
     for index, problem in enumerate(problems):
         single = solve(scheme, problem)
         np.testing.assert_allclose(batched.trace[index], single.trace, rtol=1e-4, atol=1e-4)
@@ -115,11 +114,14 @@ def test_vmap_equals_the_loop(name, instances):
             np.testing.assert_array_equal(batched.orders[group][index], order)
 
 
-def test_bare_equals_jit(instances):
-    scheme, problem = AllToOne(CoordinateAscent(max_sweeps=2)), instances[0][1]
+def test_bare_equals_jit():
+    rng = np.random.default_rng(0)
+    networks = [{"w": jnp.asarray(rng.standard_normal((3, 4)), jnp.float32)} for _ in range(3)]
+    problem = build(networks, Symmetry.from_axes({"w": (None, "h")}, networks[0]))
+    scheme = Sequential(CoordinateAscent(max_sweeps=2))
     bare, compiled = scheme.solve_many(problem), solve(scheme, problem)
-    for group, order in compiled.orders.items():
-        np.testing.assert_array_equal(bare.orders[group], order)
+    np.testing.assert_array_equal(bare.orders["h"], compiled.orders["h"])
+    np.testing.assert_allclose(bare.trace, compiled.trace, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sequential", "hierarchical"])
@@ -133,15 +135,18 @@ def test_gains_add_up_to_the_objective(name, instances):
 def test_order_decides_what_a_network_sees(instances):
     """The second network of a sequence knows the first alone, as all of all-to-one do."""
     problem = instances[0][1]
-    star, chain = (solve(SCHEMES[name][0], problem) for name in ("all_to_one", "sequential"))
+    star, chain = (
+        jax.device_get(solve(SCHEMES[name][0], problem).orders)
+        for name in ("all_to_one", "sequential")
+    )
     for group in SIZES:
-        np.testing.assert_array_equal(star.orders[group][1], chain.orders[group][1])
+        np.testing.assert_array_equal(star[group][1], chain[group][1])
 
 
 def test_merge_many_never_falls(instances):
     for _, problem, _ in instances:
         found = solve(MergeMany(start=None), problem)
-        steps = np.concatenate([[problem.objective_at(problem.identity())], found.trace])
+        steps = np.concatenate([[objective_at(problem, problem.identity())], found.trace])
         assert (np.diff(steps) >= -1e-4 * np.abs(steps[1:])).all()
         assert found.status == Status.CONVERGED
         assert found.iterations < 100
@@ -159,13 +164,13 @@ def test_merge_many_at_random_needs_a_key_and_repeats_with_it(instances):
         np.testing.assert_array_equal(order, again.orders[group])
 
 
-def test_merge_many_starts_where_it_is_told(instances):
-    """From a local optimum of all single moves nothing gains, so it stays."""
-    problem = instances[0][1]
-    first = solve(MergeMany(start=None), problem)
-    again = solve(MergeMany(start=MergeMany(start=None)), problem)
-    assert again.iterations == 1
-    np.testing.assert_allclose(again.objective, first.objective, rtol=1e-6)
+def test_merge_many_stays_at_a_local_optimum(instances):
+    problem, scheme = instances[0][1], MergeMany(start=None)
+    found = solve(scheme, problem)
+    again = jax.jit(scheme.ascend)(problem, found.orders)
+    assert again.sweep == 1
+    for group, order in found.orders.items():
+        np.testing.assert_array_equal(again.orders[group], order)
 
 
 def test_settings_are_checked():

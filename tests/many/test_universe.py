@@ -4,11 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfuse.affinity import Linear
-from jaxfuse.many import GAMF, MergeMany, UniverseFrankWolfe, build_many
+from jaxfuse.many import GAMF, MergeMany, UniverseFrankWolfe
 from jaxfuse.status import Status
 from jaxfuse.symmetry import Symmetry
-from tests.many.instances import AXES, build, independent, solve
+from tests.many.instances import AXES, build, independent, objective_at, solve
 from tests.oracles import many as oracle
 
 POLISH = MergeMany(start=None)
@@ -55,7 +54,7 @@ def test_units_without_a_partner_stay_alone(name, strangers):
 
 def test_wide_orders_of_linked_groups():
     networks, symmetry = independent(1)
-    found = solve(WIDE["universe_frank_wolfe"], build(networks, symmetry))
+    found = solve(UniverseFrankWolfe(width=1.5, polish=None), build(networks, symmetry))
     for group, wide in (("r", 6), ("h0", 5)):
         order = np.asarray(found.orders[group])
         assert order.shape == (4, wide)
@@ -65,5 +64,5 @@ def test_wide_orders_of_linked_groups():
             assert len(kept) == {"r": 4, "h0": 3}[group]
     want = oracle.objective_at(networks, AXES, found.orders)
     np.testing.assert_allclose(found.objective, want, rtol=1e-4)
-    problem = build_many(networks, symmetry, Linear())
-    np.testing.assert_allclose(problem.objective_at(found.orders), want, rtol=1e-4)
+    problem = build(networks, symmetry)
+    np.testing.assert_allclose(objective_at(problem, found.orders), want, rtol=1e-4)

@@ -89,13 +89,14 @@ def test_planted_matching(key):
     check_planted(SimulatedAnnealing(polish=None), key)
 
 
-def test_a_start_is_rounded_and_kept_where_it_is_best(instances, key):
-    problem, objective, optimum = (part[3] for part in instances)
-    start = {g: jnp.eye(n)[objective.optimum()[1][g]] for g, n in problem.sizes.items()}
-    hot = SimulatedAnnealing(steps=1, tau_start=9.0, tau_stop=9.0, polish=None)
-    matching = jax.jit(hot.solve)(problem, start, key)
-    assert matching.trace[0] < optimum - 1e-3
-    np.testing.assert_allclose(matching.objective, optimum, rtol=1e-4)
+def test_a_start_is_rounded_and_kept_where_it_is_best(key):
+    # The cycle is worth three, and the other matchings nothing.
+    cycle = jnp.eye(3)[jnp.array([1, 2, 0])]
+    hot = SimulatedAnnealing(steps=1, tau_start=100.0, tau_stop=100.0, polish=None)
+    run = jax.jit(hot.solve)
+    found = [run(Problem({"g": cycle}, (), ()), {"g": cycle}, k) for k in jax.random.split(key, 8)]
+    assert min(float(matching.trace[0]) for matching in found) == 0
+    assert all(matching.objective == 3 for matching in found)
 
 
 def test_what_does_not_fit_is_refused(instances, key):

@@ -51,12 +51,14 @@ def distance(kind, params_a, params_b):
     )
 
 
-def nearest_chain(kind, params_a, params_b, sizes):
-    """Return the smallest distance of A and a reordered B, by brute force."""
+def all_distances(kind, params_a, params_b, sizes):
+    """Return the distances of A and all reordered B, the smallest first, by brute force."""
     every = [[np.eye(n)[list(p)] for p in itertools.permutations(range(n))] for n in sizes.values()]
-    return min(
-        distance(kind, params_a, moved_chain(params_b, dict(zip(sizes, plans, strict=True))))
-        for plans in itertools.product(*every)
+    return np.sort(
+        [
+            distance(kind, params_a, moved_chain(params_b, dict(zip(sizes, plans, strict=True))))
+            for plans in itertools.product(*every)
+        ]
     )
 
 

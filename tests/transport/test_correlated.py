@@ -1,3 +1,6 @@
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -12,8 +15,10 @@ from jaxfuse.transport.cca import CCAMerge
 from jaxfuse.transport.correlated import match_correlated
 from jaxfuse.transport.partial import PartialMatching
 from jaxfuse.transport.zip_it import ZipIt
-from tests.symmetry.heads import HEADS, UNITS, X, attention, attention_params
+from tests.symmetry.heads import HEADS, UNITS, X, attention, attention_params, attention_symmetry
 from tests.transport.planted import batch, draw, fuse, hidden, networks_of
+
+BLOCKS, INSIDE = "qkv.blocks", ("qkv", "qkv#2")
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +33,15 @@ def heads():
     return networks, flatten(symmetry, permutations)
 
 
+@functools.partial(jax.jit, static_argnames="role")
+def matched(networks, role):
+    moments = measure_moments(networks, role=role)
+    return match_correlated(moments, networks, moments.sites)
+
+
 def test_units_are_assigned_by_correlation():
     networks = networks_of(draw(1), draw(2), draw(3))
-    moments = measure_moments(networks, role="input")
-    orders = match_correlated(moments, networks, ["w0", "w1"])
+    orders = matched(networks, "input")
     done = [hidden(p, batch())["input"] for p in networks.params]
     for node, n in (("w0", 7), ("w1", 6)):
         np.testing.assert_array_equal(orders[node][0], np.arange(n))
@@ -44,7 +54,8 @@ def test_units_are_assigned_by_correlation():
 def test_heads_are_permuted_as_wholes(heads):
     networks, permutations = heads
     found = CCAMerge(role="output").align(networks)
-    for node in ("heads", "qk", "vo"):
+    assert set(permutations) == {BLOCKS, *INSIDE}
+    for node in permutations:
         expected = np.eye(len(permutations[node]))[np.argsort(permutations[node])]
         np.testing.assert_array_equal(found.maps.to[node][1], expected)
     fused = fuse(networks, found.maps)
@@ -56,16 +67,24 @@ def test_heads_are_permuted_as_wholes(heads):
 def test_heads_are_neither_zipped_nor_set_apart(heads):
     networks, _ = heads
     zipped = jax.eval_shape(ZipIt(keep=1.5, until=0.0).align, networks)
-    assert zipped.maps.to["vo"][0].shape == (HEADS * UNITS, HEADS * UNITS)
+    assert zipped.maps.to[INSIDE[0]][0].shape == (HEADS * UNITS, HEADS * UNITS)
     method = PartialMatching(solver=CoordinateAscent())
     orders = jax.eval_shape(method.align, networks).orders
     assert {node: order.shape for node, order in orders.items()} == {
-        "heads": (2, HEADS),
-        "qk": (2, HEADS * UNITS),
-        "vo": (2, HEADS * UNITS),
+        BLOCKS: (2, HEADS),
+        INSIDE[0]: (2, HEADS * UNITS),
+        INSIDE[1]: (2, HEADS * UNITS),
     }
     with pytest.raises(ValueError, match="indexes another group or is indexed by one"):
-        PartialMatching(ratio={"vo": 0.5}).align(networks)
+        PartialMatching(ratio={INSIDE[0]: 0.5}).align(networks)
+
+
+def test_groups_that_no_activation_shows_are_refused(heads):
+    networks, _ = heads
+    by_hand = dataclasses.replace(networks, symmetries=(attention_symmetry(),) * 2)
+    for method in (CCAMerge(), ZipIt(), PartialMatching(compare="activations")):
+        with pytest.raises(ValueError, match="no activation shows the units of group 'qk'"):
+            method.align(by_hand)
 
 
 def test_heads_of_other_sizes_are_refused(heads):

@@ -80,7 +80,7 @@ def settings():
 @pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0])
 def test_copies_compute_the_same_at_any_ratio(ratio):
     networks, orders = planted(3)
-    compare = "both" if ratio == 0.4 else "weights"
+    compare = "both" if ratio == 0.4 else "activations"
     method = PartialMatching(ratio=ratio, solver=CoordinateAscent(), compare=compare)
     found = method.align(networks)
     wide = {node: n + 2 * round(ratio * n) for node, n in (("w0", 7), ("w1", 6))}
