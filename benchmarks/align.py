@@ -35,8 +35,8 @@ from jaxfuse import (
     align_params,
 )
 from jaxfuse.affinity import Affinity
-from jaxfuse.align import SOLVERS
 from jaxfuse.matching import Solver
+from jaxfuse.methods import METHODS
 
 LOOP = "Python loop"
 AFFINITIES: dict[str, Affinity] = {"linear": Linear(), "gaussian": Gaussian(rank=64)}
@@ -117,7 +117,7 @@ def compile_align(pair: Pair, affinity: Affinity, solver: Solver) -> Callable[[]
     """Compile `align_params` for a pair whose weights are on the device."""
     arrays = jax.device_put((pair.params_a, pair.params_b))
     align = functools.partial(
-        align_params, symmetry=pair.symmetry, affinity=affinity, solver=solver
+        align_params, symmetry=pair.symmetry, affinity=affinity, method=solver
     )
     return functools.partial(jax.jit(align).lower(*arrays).compile(), *arrays)
 
@@ -127,7 +127,7 @@ def run_case(config: Config, affinity: str, solver: str, target: float | None) -
     pair = make_pair(config)
     before = peak_mebibytes()
     call, compile_seconds = timed(
-        lambda: compile_align(pair, AFFINITIES[affinity], SOLVERS[solver])
+        lambda: compile_align(pair, AFFINITIES[affinity], solver_named(solver))
     )
     compiled = peak_mebibytes()
     alignment, first_seconds = timed(call)
@@ -143,8 +143,14 @@ def run_case(config: Config, affinity: str, solver: str, target: float | None) -
         **pair.quality(alignment.permutations),
     }
     if target is not None:
-        result["reach"] = reach(pair, SOLVERS[solver], target, config.repeats)
+        result["reach"] = reach(pair, solver_named(solver), target, config.repeats)
     return result
+
+
+def solver_named(name: str) -> Solver:
+    method = METHODS[name].method
+    assert isinstance(method, Solver)
+    return method
 
 
 def limited(solver: Solver, limit: int) -> Solver:

@@ -65,7 +65,8 @@ def align(name, a, b, key):
     return align_params(a, b, **{**options(name), "key": key})
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+# A task loss may be as low at another matching, so those are judged by their own tests.
+@pytest.mark.parametrize("name", [n for n, entry in METHODS.items() if entry.data != "targets"])
 def test_a_planted_copy_fuses_to_the_original(name):
     params, _, copy = planted(1)
     found = align(name, params, copy, jax.random.key(0))
@@ -77,7 +78,8 @@ def test_a_planted_copy_fuses_to_the_original(name):
     np.testing.assert_allclose(apply_fn(fused, INPUTS), want, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+# One of each kind: every method has the same test of its own beside its oracle.
+@pytest.mark.parametrize("name", ["frank_wolfe", "merge_many", "activation_matching", "ot_fusion"])
 def test_jit_of_vmap_is_a_loop_of_bare_calls(name):
     pairs = [planted(seed)[::2] for seed in (1, 2)]
     keys = jax.random.split(jax.random.key(0), 2)
@@ -91,7 +93,7 @@ def test_jit_of_vmap_is_a_loop_of_bare_calls(name):
             np.testing.assert_array_equal(got.permutations[group], order)
 
 
-@pytest.mark.parametrize("name", [n for n, e in METHODS.items() if e.many == "jointly"])
+@pytest.mark.parametrize("name", ["merge_many", "pfnm", "zip_it"])
 def test_many_copies_fuse_to_the_original_and_order_does_not_matter(name):
     params, _, copy = planted(1)
     other = permute(params, SYMMETRY, {g: jnp.arange(n)[::-1] for g, n in SYMMETRY.groups.items()})

@@ -39,8 +39,9 @@ class ActivationMatching:
             are; "transport" is OTFusion with exact transport), or "mutual_information"
             (`measure_mutual_information`).
         role: "input" compares what layers take, after the nonlinearity; "output" what they compute,
-            before bias and nonlinearity. A node that is seen in one of the two only, as queries
-            and keys are, is compared there.
+            before bias and nonlinearity. With correlations the first measured better on both
+            published pairs. A node that is seen in one of the two only, as queries and keys are,
+            is compared there.
         batch_size: examples that are in flight at once; None for all inputs as they are.
         bins: of the mutual information.
         backend: who solves assignments, as in `jaxfuse.hungarian`.

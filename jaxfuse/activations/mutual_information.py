@@ -1,6 +1,8 @@
 """The mutual information of the units of two networks."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jaxfuse.activations.batches import fold_batches
 from jaxfuse.activations.moments import Moments, Role, Site, record_nodes
 from jaxfuse.networks import Networks
 
+PyTree = Any
 Counts = dict[str, tuple[jax.Array, ...]]
 
 
@@ -64,26 +67,30 @@ def measure_mutual_information(
     if networks.count != 2:
         raise ValueError(f"mutual information is of two networks, got {networks.count}")
 
-    def part(inputs: tuple, networks: Networks, moments: Moments) -> Counts:
-        recorded = [
-            record_nodes(symmetry, networks.function("mutual information"), params, inputs, role)
-            for params, symmetry in zip(networks.params, networks.symmetries, strict=True)
-        ]
-        return {
-            node: tuple(
-                _count_pairs(moments, node, site, [each[node][place] for each in recorded], bins)
-                for place, site in enumerate(sites)
-            )
-            for node, sites in moments.sites.items()
-        }
-
     networks.function("mutual information")
+    part = functools.partial(_count_part, role=role, bins=bins)
     total = fold_batches(part, _add, networks.inputs, batch_size, networks, moments)
     result = {}
     for node, counts in total.items():
         first, *rest = (_bits(each, bins) for each in counts)
         result[node] = sum(rest, start=first) / len(counts)
     return result
+
+
+def _count_part(
+    inputs: tuple[PyTree, ...], networks: Networks, moments: Moments, role: Role, bins: int
+) -> Counts:
+    recorded = [
+        record_nodes(symmetry, networks.function("mutual information"), params, inputs, role)
+        for params, symmetry in zip(networks.params, networks.symmetries, strict=True)
+    ]
+    return {
+        node: tuple(
+            _count_pairs(moments, node, site, [each[node][place] for each in recorded], bins)
+            for place, site in enumerate(sites)
+        )
+        for node, sites in moments.sites.items()
+    }
 
 
 def _count_pairs(

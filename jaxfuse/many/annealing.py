@@ -119,14 +119,12 @@ class Annealing:
             )
         if min(self.max_sweeps, self.sinkhorn_iterations) < 1 or not 0 <= self.damping < 1:
             raise ValueError(
-                "max_sweeps and sinkhorn_iterations are 1 or more and damping in [0, 1): got "
-                f"{self.max_sweeps}, {self.sinkhorn_iterations} and {self.damping}"
+                f"max_sweeps and sinkhorn_iterations are 1 or more, damping in [0, 1): got {self}"
             )
-        if self.update not in ("gauss_seidel", "jacobi") or self.start not in _STARTS:
-            raise ValueError(
-                f"update is 'gauss_seidel' or 'jacobi' and start one of {_STARTS}: got "
-                f"{self.update!r} and {self.start!r}"
-            )
+        if self.update not in ("gauss_seidel", "jacobi"):
+            raise ValueError(f"update is 'gauss_seidel' or 'jacobi': got {self.update!r}")
+        if self.start not in ("anchored", "random"):
+            raise ValueError(f"start is 'anchored' or 'random': got {self.start!r}")
 
     @property
     def temperatures(self) -> np.ndarray:
@@ -175,11 +173,8 @@ class Annealing:
             taus = {node: tau * each for node, each in unit.items()}
             last = self._settle(scorer, soft, warm, taus)
             settled = last.change < self.tolerance
-            return (last.matchings, last.potentials), (
-                scorer.value(last.matchings),
-                last.sweeps,
-                settled,
-            )
+            value = scorer.value(last.matchings)
+            return (last.matchings, last.potentials), (value, last.sweeps, settled)
 
         (cooled, _), (trace, sweeps, settled) = lax.scan(
             step, (matchings, potentials), jnp.asarray(self.temperatures)
@@ -290,9 +285,6 @@ class Annealing:
     def _moving(self, matchings: Matrices) -> jax.Array:
         count = len(next(iter(matchings.values())))
         return jnp.arange(1 if self.start == "anchored" else 0, count)
-
-
-_STARTS = ("anchored", "random")
 
 
 def _of(tree: Any, k: jax.Array) -> Any:

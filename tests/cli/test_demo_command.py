@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jaxfuse.affinity import Linear
-from jaxfuse.align import AFFINITIES, SOLVERS
+from jaxfuse.align import AFFINITIES
 from jaxfuse.cli import demo
-from jaxfuse.matching import CoordinateAscent
+from jaxfuse.methods import METHODS
 from jaxfuse.training import TrainingConfig
 from tests.cli.command import Command, assert_table_shows, shorten_resnet20
 
@@ -45,7 +45,7 @@ def run(capsys, monkeypatch) -> Command:
 def test_demo_prints_what_it_writes(run, tmp_path, monkeypatch, model, width, norm, split):
     if (model, norm) != ("mlp", None):  # the settings of the MLP would compile for half a minute
         monkeypatch.setitem(AFFINITIES, "gaussian", Linear())
-        monkeypatch.setitem(SOLVERS, "portfolio", CoordinateAscent())
+        monkeypatch.setitem(METHODS, "portfolio", METHODS["coordinate_ascent"])
     shorten_resnet20(monkeypatch)
     out = tmp_path / "out[red]"
     options = {

@@ -100,7 +100,7 @@ def test_weights_are_shares(run, files, networks):
 
 def test_one_network_in_three_orders_and_formats_is_that_network(run, files, networks):
     three = ("torch0.safetensors", "shuffled0", "shuffled0.safetensors")
-    words = ("-o", "fused.safetensors", "--solver", "frank_wolfe", "--channels", "1")
+    words = ("-o", "fused.safetensors", "--method", "frank_wolfe", "--channels", "1")
     assert run("fuse", *three, *words).status == 0
     assert_close(read("fused.safetensors"), torch(networks[0]))
 
@@ -173,7 +173,7 @@ def test_units_in_groups_of_a_normalisation_are_aligned(run, group_norm, evaluat
     options = ("--model", "mlp", "--width", "0.04", "--norm", "group", *evaluate)
     channels = () if evaluate else ("--channels", "1")
     words = ("fuse", "group0", "group1.safetensors", "-o", "fused", *options, *channels)
-    outcome = run(*words, "--solver", "coordinate_ascent")
+    outcome = run(*words, "--method", "coordinate_ascent")
     assert (outcome.status, outcome.err) == (0, "")
     assert_close(read("fused"), group_norm)
 
@@ -195,7 +195,7 @@ def test_residual_network_in_two_orders_and_layouts_is_that_network(run, files, 
     write("flax", moved)
     words = ("torch.safetensors", "flax", "-o", "fused.safetensors")
     assert "--model" in run("fuse", *words).one_line()
-    options = ("--model", "resnet20", "--width", "0.25", "--solver", "coordinate_ascent")
+    options = ("--model", "resnet20", "--width", "0.25", "--method", "coordinate_ascent")
     outcome = run("fuse", *words, *options)
     assert (outcome.status, outcome.err) == (0, "")
     fused = read("fused.safetensors")
@@ -316,7 +316,7 @@ def test_evaluation_agrees_with_direct_calls(run, files, networks):
 def test_affinity_that_is_chosen_is_in_the_table_and_written(run, files, networks):
     outcome = run(
         *("fuse", "flax0.safetensors", "flax0.safetensors", "--affinity", "exact_gaussian"),
-        *("--solver", "coordinate_ascent", "-o", "fused"),
+        *("--method", "coordinate_ascent", "-o", "fused"),
         *("--model", "mlp", "--width", "0.05", "--evaluate", "digits"),
     )
     assert (outcome.status, outcome.err) == (0, "")

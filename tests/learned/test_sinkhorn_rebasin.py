@@ -76,13 +76,9 @@ def test_losses_of_weights_recover_what_was_planted(pairs, loss):
                 np.testing.assert_array_equal(found.orders[node][index, 1], order)
     assert found.trace.shape == (6, 60)
     if loss == "l2":
-        # Among all 576 matchings the best, or one of the next few.
-        ranks = [
-            np.sum(all_distances(loss, a, b, SIZES) < -value - 1e-4)
-            for (a, b), value in zip(each, found.objective, strict=True)
-        ]
-        assert ranks[:PLANTED] == [0] * PLANTED
-        assert max(ranks) < 0.03 * 576
+        # Of unrelated networks too: among all 576 matchings the best, or one of the next few.
+        for (a, b), value in list(zip(each, found.objective, strict=True))[PLANTED:]:
+            assert np.sum(all_distances(loss, a, b, SIZES) < -value - 1e-4) < 0.03 * 576
         alone = method.align(
             dataclasses.replace(networks, params=each[4]), jax.random.split(jax.random.key(0), 6)[4]
         )
