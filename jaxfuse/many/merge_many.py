@@ -22,7 +22,7 @@ _GAIN = 1e-6
 class MergeMany:
     """Match one network to the sum of all others, network after network, until none gains.
 
-    Algorithm 3 of Git Re-Basin (Ainsworth et al., ICLR 2023), which matches to the mean of the
+    MergeMany of Git Re-Basin (Ainsworth et al., ICLR 2023), which matches to the mean of the
     others; matchings do not depend on that factor. The sum of the others as they stand is all that
     J knows of them, so each step is block coordinate ascent on J of all networks, over one network:
     J never falls, whatever the solver, as a network that does not gain stays as it is.

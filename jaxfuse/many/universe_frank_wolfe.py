@@ -24,7 +24,7 @@ from jaxfuse.matching.result import select
 class UniverseFrankWolfe:
     """Walk towards the best permutations of all networks for the current slope, with one step size.
 
-    C2M3 (Crisostomi et al., NeurIPS 2024, algorithm 2) on J of all pairs. The released code finds
+    C2M3 (Crisostomi et al., NeurIPS 2024) on J of all pairs. The released code finds
     the step by up to twenty evaluations; J on the segment is a polynomial of degree 4, so here the
     search is exact (`jaxfuse.many.segment`).
 
