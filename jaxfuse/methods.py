@@ -82,7 +82,7 @@ METHODS: dict[str, Entry] = {
     "integer_projected_fixed_point": Entry(
         IntegerProjectedFixedPoint(), "IPFP: Leordeanu et al., NIPS 2009"
     ),
-    "path_following": Entry(PathFollowing(), "Zaslavskiy et al., PAMI 2009; GNCCP, PAMI 2014"),
+    "path_following": Entry(PathFollowing(), "Zaslavskiy et al., PAMI 2009"),
     "merge_many": Entry(
         MergeMany(), "Git Re-Basin's MergeMany, from all to one; ICLR 2023", many="jointly"
     ),

@@ -90,12 +90,12 @@ def test_planted_matching(key):
 
 
 def test_a_start_is_rounded_and_kept_where_it_is_best(key):
-    # The cycle is worth three, and the other matchings nothing.
+    # The cycle is worth three, and every other matching one or nothing.
     cycle = jnp.eye(3)[jnp.array([1, 2, 0])]
     hot = SimulatedAnnealing(steps=1, tau_start=100.0, tau_stop=100.0, polish=None)
     run = jax.jit(hot.solve)
     found = [run(Problem({"g": cycle}, (), ()), {"g": cycle}, k) for k in jax.random.split(key, 8)]
-    assert min(float(matching.trace[0]) for matching in found) == 0
+    assert min(float(matching.trace[0]) for matching in found) <= 1
     assert all(matching.objective == 3 for matching in found)
 
 
