@@ -30,7 +30,7 @@ def activation_scores(
         Per node that activations carry, `[K, K, n, n]`.
     """
     moments = measure_moments(networks, role=role)
-    noise = noise_scale(problem, [block.second_moment() for block in problem.blocks])
+    noise = noise_scale(problem, problem.second_moments())
     count, scores = networks.count, {}
     for node in moments.sites:
         n = problem.sizes[node]

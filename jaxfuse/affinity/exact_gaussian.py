@@ -1,6 +1,7 @@
 """The Gaussian affinity, exactly: a stream of tiles that never holds more than a stated budget."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,13 @@ class ExactGaussianBlock:
         a: the edges of A divided by sqrt(sigma), `[n, m, e]`.
         b: those of B, likewise.
         budget: bytes that the kernel values in flight may take.
+        batched: False, as several at once would take several budgets.
     """
 
     a: jax.Array
     b: jax.Array
     budget: int = field(metadata={"static": True})
+    batched: ClassVar[bool] = False
 
     def value(self, p: jax.Array, q: jax.Array) -> jax.Array:
         """Return J(P, Q), differentiable in both; the backward pass streams again."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.many.stack import FeatureStack, MultilinearStack
 from jaxfuse.matching.problem import Backend, Problem
+from jaxfuse.matching.stacked import Link, stack_slots
 
 Stack = FeatureStack | MultilinearStack
 
@@ -20,13 +21,14 @@ class Bundle:
 
     Attributes:
         units: per node the features of what each unit has of its own, `[n, e]`.
-        blocks: those of the tensors that join groups, without the axis of the networks.
-        links: per block its nodes.
+        blocks: those of the tensors that join groups, tensors of one shape side by side, without
+            the axis of the networks.
+        links: per block and tensor its nodes.
     """
 
     units: dict[str, jax.Array]
     blocks: tuple[Stack, ...]
-    links: tuple[tuple[str, ...], ...] = field(metadata={"static": True})
+    links: tuple[tuple[Link, ...], ...] = field(metadata={"static": True})
 
     def hard(self, orders: Mapping[str, jax.Array]) -> "Bundle":
         """Return the features in orders int32 `[N]` per node; units of -1 are zero."""
@@ -70,8 +72,8 @@ class Bundle:
         }
         nodes |= {node: nodes[node] + scores for node, scores in pairs.items()}
         blocks = tuple(
-            mine.block(mine.features, theirs.features)
-            for mine, theirs in zip(self.blocks, other.blocks, strict=True)
+            jax.vmap(lambda mine, theirs: mine.block(mine.features, theirs.features))(*both)
+            for both in zip(self.blocks, other.blocks, strict=True)
         )
         return Problem(nodes, blocks, self.links, backend, parents)
 
@@ -92,6 +94,6 @@ class Bundle:
         self, move: Callable[..., jax.Array], moves: Mapping[str, jax.Array]
     ) -> tuple[Stack, ...]:
         return tuple(
-            replace(block, features=move(block, *(moves[node] for node in link)))
-            for link, block in zip(self.links, self.blocks, strict=True)
+            replace(block, features=jax.vmap(move)(block, *stack_slots(moves, links)))
+            for links, block in zip(self.links, self.blocks, strict=True)
         )

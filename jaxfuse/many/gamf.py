@@ -102,7 +102,7 @@ class _Gradient:
             own, weight = problem.network(k), jax.nn.one_hot(k, count)
             pairs = problem.pair_scores(1 - weight, weight, problem.identity())
             two = (total - own).match(own, pairs)
-            return noise_scale(two, [block.second_moment() for block in two.blocks])
+            return noise_scale(two, two.second_moments())
 
         return lax.map(one, jnp.arange(count))
 

@@ -17,6 +17,7 @@ from jaxfuse.many.bundle import Bundle
 from jaxfuse.many.stack import FeatureStack, MultilinearStack
 from jaxfuse.matching.nodes import list_nodes, node_name
 from jaxfuse.matching.problem import Backend, Problem
+from jaxfuse.matching.stacked import Link, stack_blocks, stack_slots
 from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import named_leaves
 
@@ -68,8 +69,9 @@ class ManyProblem:
 
     Attributes:
         units: per node the features of what each unit has of its own, `[K, n, e]`.
-        blocks: the features of the tensors that join two groups or more.
-        links: per block its nodes.
+        blocks: the features of the tensors that join two groups or more. Tensors of one shape share
+            a block: axes over the networks, over the tensors, then those of one tensor.
+        links: per block and tensor its nodes.
         pairs: per node the scores `[K, K, n, n]` that activations add; may be empty.
         backend: who solves assignments, as in `jaxfuse.hungarian`.
         parents: pairs of a node and its parent, for the nodes that have one.
@@ -77,7 +79,7 @@ class ManyProblem:
 
     units: dict[str, jax.Array]
     blocks: tuple[FeatureStack | MultilinearStack, ...]
-    links: tuple[tuple[str, ...], ...] = field(metadata={"static": True})
+    links: tuple[tuple[Link, ...], ...] = field(metadata={"static": True})
     pairs: dict[str, jax.Array] = field(default_factory=dict)
     backend: Backend = field(default="auto", metadata={"static": True})
     parents: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
@@ -104,9 +106,9 @@ class ManyProblem:
         total = jnp.float32(0)
         for node, units in self.units.items():
             total += _across(jnp.einsum("kie,kiu->kue", units, matchings[node], precision=HIGHEST))
-        for link, block in zip(self.links, self.blocks, strict=True):
-            moved = jax.vmap(lambda own, *us: own.soft(*us))(block, *(matchings[g] for g in link))
-            total += _across(moved)
+        for links, block in zip(self.links, self.blocks, strict=True):
+            move = jax.vmap(jax.vmap(lambda own, *us: own.soft(*us)))
+            total += _across(move(block, *stack_slots(matchings, links, axis=1)))
         return total + self.pair_value(matchings)
 
     def pair_value(self, matchings: Mapping[str, jax.Array]) -> jax.Array:
@@ -144,7 +146,9 @@ class ManyProblem:
     def network(self, k: int | jax.Array) -> Bundle:
         """Return the features of one network, in its own order."""
         features = Bundle(self.units, self.blocks, self.links)
-        return jax.tree.map(lambda array: array[k], features)
+        if isinstance(k, int):
+            return jax.tree.map(lambda array: array[k], features)
+        return jax.tree.map(lambda array: jnp.take(array, k, axis=0, mode="clip"), features)
 
     def standing(self, k: int | jax.Array, orders: Mapping[str, jax.Array]) -> Bundle:
         """Return the features of one network in the universe, at orders int32 `[K, N]`."""
@@ -256,7 +260,8 @@ def build_many(
         for name, node in listed.items()
     }
     parents = tuple((name, node.parent) for name, node in listed.items() if node.parent)
-    return ManyProblem(joined, tuple(blocks), tuple(links), dict(pairs or {}), backend, parents)
+    stacks, nodes = stack_blocks(blocks, links, axis=1)
+    return ManyProblem(joined, stacks, nodes, dict(pairs or {}), backend, parents)
 
 
 def pairwise(orders: Mapping[str, jax.Array], k: int, l: int) -> dict[str, jax.Array]:  # noqa: E741

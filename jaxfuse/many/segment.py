@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.many.problem import ManyProblem
+from jaxfuse.matching.stacked import stack_slots
 
 
 def values_along(
@@ -27,7 +28,7 @@ def values_along(
     Returns:
         J at 0, 1/d, ..., 1, `[d + 1]` for a degree of d.
     """
-    degree = 2 * max((len(link) for link in problem.links), default=1)
+    degree = 2 * max((len(links[0]) for links in problem.links), default=1)
     ends = {node: order_matrices(order) for node, order in corner.items()}
 
     def at(node: str, step: float) -> jax.Array:
@@ -40,13 +41,17 @@ def values_along(
             for step in (0.0, 1.0)
         ]
         total += _across_along(moved, degree)
-    for link, block in zip(problem.links, problem.blocks, strict=True):
+    for links, block in zip(problem.links, problem.blocks, strict=True):
+        soft = jax.vmap(jax.vmap(lambda own, *us: own.soft(*us)))
+        hard = jax.vmap(jax.vmap(lambda own, *orders: own.hard(*orders)))
+        starts, stops, columns = (
+            stack_slots(each, links, axis=1) for each in (point, ends, corner)
+        )
         moved = [
-            jax.vmap(lambda own, *us: own.soft(*us))(block, *(at(node, step) for node in link))
-            for step in np.linspace(0.0, 1.0, len(link) + 1)[:-1]
+            soft(block, *((1 - s) * u + s * v for u, v in zip(starts, stops, strict=True)))
+            for s in np.linspace(0.0, 1.0, len(links[0]) + 1)[:-1]
         ]
-        last = jax.vmap(lambda own, *orders: own.hard(*orders))(block, *(corner[g] for g in link))
-        total += _across_along([*moved, last], degree)
+        total += _across_along([*moved, hard(block, *columns)], degree)
     if problem.pairs:
         steps = (0.0, 0.5, 1.0)
         pairs = [problem.pair_value({node: at(node, s) for node in point}) for s in steps]

@@ -12,16 +12,17 @@ from jaxfuse.affinity.multilinear import MultilinearBlock
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FeatureStack:
-    """The features of a tensor that joins two groups: `[n, r, m]`, or `[K, n, r, m]`.
+    """The features of a tensor that joins two groups: `[n, r, m]`.
 
-    The methods are those of one network; of K networks they are called under `vmap`.
+    Leading axes are those of the networks and of the tensors of one shape; the methods are those of
+    one tensor of one network, called under `vmap`.
     """
 
     features: jax.Array
 
     @property
     def unit_axes(self) -> tuple[int, int]:
-        """The axes of the units of both groups, without that of the networks."""
+        """The axes of the units of both groups, without leading ones."""
         return 0, 2
 
     def soft(self, *matchings: jax.Array) -> jax.Array:
@@ -46,11 +47,11 @@ class FeatureStack:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MultilinearStack:
-    """The features of a tensor of several carriers: `[..., r]`, or `[K, ..., r]`.
+    """The features of a tensor of several carriers: `[..., r]`, with leading axes likewise.
 
     Attributes:
         features: as `MultilinearBlock` has them.
-        axes: per carrier its axes, without that of the networks.
+        axes: per carrier its axes, without leading ones.
     """
 
     features: jax.Array
@@ -58,7 +59,7 @@ class MultilinearStack:
 
     @property
     def unit_axes(self) -> tuple[int, ...]:
-        """Per carrier the axis of its own units, without that of the networks."""
+        """Per carrier the axis of its own units, without leading ones."""
         return tuple(axes[-1] for axes in self.axes)
 
     def soft(self, *matchings: jax.Array) -> jax.Array:

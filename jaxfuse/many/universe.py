@@ -44,17 +44,12 @@ def widen(problem: ManyProblem, width: float) -> ManyProblem:
     more = {node: math.ceil(width * n) - n for node, n in problem.sizes.items()}
     units = {node: _pad(x, {1: more[node]}) for node, x in problem.units.items()}
     pairs = {node: _pad(x, {2: more[node], 3: more[node]}) for node, x in problem.pairs.items()}
-    blocks = tuple(
-        replace(
-            block,
-            features=_pad(
-                block.features,
-                {1 + axis: more[node] for node, axis in zip(link, block.unit_axes, strict=True)},
-            ),
-        )
-        for link, block in zip(problem.links, problem.blocks, strict=True)
-    )
-    return replace(problem, units=units, blocks=blocks, pairs=pairs)
+    blocks = []
+    for links, block in zip(problem.links, problem.blocks, strict=True):
+        # Tensors of one shape get as many units more, those of one node.
+        axes = {2 + axis: more[node] for node, axis in zip(links[0], block.unit_axes, strict=True)}
+        blocks.append(replace(block, features=_pad(block.features, axes)))
+    return replace(problem, units=units, blocks=tuple(blocks), pairs=pairs)
 
 
 def rebase(orders: Orders) -> Orders:

@@ -114,7 +114,7 @@ class FrankWolfe:
         def point_at(step: jax.Array) -> Scores:
             return {g: _move(p, corner[g], step) for g, p in state.point.items()}
 
-        degree = max(len(link) for link in problem.links)
+        degree = max(len(link) for link in problem.joins)
         knots = jnp.linspace(0.0, 1.0, degree + 1)
         values = lax.map(lambda step: problem.objective(point_at(step)), knots)
         step = maximise_polynomial(values)

@@ -16,6 +16,7 @@ from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
 from jaxfuse.matching.problem import Problem, Scores, inner
 from jaxfuse.matching.projection import assign, cold_potentials, soften
 from jaxfuse.matching.result import Matching
+from jaxfuse.matching.stacked import stack_slots
 
 
 @jax.tree_util.register_static
@@ -88,7 +89,7 @@ class GraduatedAssignment:
 
         Groups that share no tensor are updated together, the others in turn.
         """
-        moments = [block.second_moment() for block in problem.blocks]
+        moments = problem.second_moments()
         unit = noise_scale(problem, moments)
         first = _Cooling(
             matching,
@@ -148,13 +149,14 @@ def noise_scale(problem: Problem, moments: Sequence[Moment]) -> dict[str, jax.Ar
         for group, scores in problem.nodes.items()
     }
     sizes = problem.sizes
-    for link, moment in zip(problem.links, moments, strict=True):
+    for links, moment in zip(problem.links, moments, strict=True):
         if isinstance(moment, ScoreVariance):
             added = moment.carriers
         else:
-            added = tuple(sizes[other] * moment.scale for other in reversed(link))
-        for node, part in zip(link, added, strict=True):
-            variance[node] = variance[node] + part
+            added = tuple(sizes[other] * moment.scale for other in reversed(links[0]))
+        for index, link in enumerate(links):
+            for node, part in zip(link, added, strict=True):
+                variance[node] = variance[node] + part[index]
     deepest = sorted(problem.parents, key=lambda pair: sizes[pair[0]], reverse=True)
     for child, parent in deepest:
         variance[parent] = variance[parent] + sizes[child] // sizes[parent] * variance[child]
@@ -171,22 +173,33 @@ def reaction(
 
     Args:
         problem: the objective.
-        moments: of its blocks. Those that join more than two groups give no echo.
+        moments: of its tensors. Those that join more than two groups give no echo.
         matching: the soft matchings; those of the neighbours have answered to the group's own.
         tau: the temperatures they were made at.
     """
     response = {g: p * (1 - p) / tau[g] for g, p in matching.items()}
     strength = {g: jnp.zeros_like(p) for g, p in matching.items()}
-    for link, moment in zip(problem.links, moments, strict=True):
+    for links, moment in zip(problem.links, moments, strict=True):
         if isinstance(moment, ScoreVariance):
             continue
-        g, h = link
-        scale, row_a, column_a, row_b, column_b = moment
-        from_g = row_a @ response[g] @ row_b
-        from_h = column_a @ response[h] @ column_b
-        strength[h] += scale * from_g * column_a[:, None] * column_b[None, :]
-        strength[g] += scale * from_h * row_a[:, None] * row_b[None, :]
+        echoes = jax.vmap(_echoes)(moment, *stack_slots(response, links))
+        for link, *each in zip(links, *echoes, strict=True):
+            for node, echo in zip(link, each, strict=True):
+                strength[node] += echo
     return {g: s * matching[g] for g, s in strength.items()}
+
+
+def _echoes(
+    moment: SecondMoment, rows: jax.Array, columns: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return what a tensor's two groups hear of themselves, given how the other one responds."""
+    scale, row_a, column_a, row_b, column_b = moment
+    at_rows = scale * (column_a @ columns @ column_b)
+    at_columns = scale * (row_a @ rows @ row_b)
+    return (
+        at_rows * row_a[:, None] * row_b[None, :],
+        at_columns * column_a[:, None] * column_b[None, :],
+    )
 
 
 def double_centred(scores: jax.Array) -> jax.Array:

@@ -27,7 +27,7 @@ def check_size(problem: Problem, limit: int, method: str) -> None:
         ValueError: if a tensor joins more than two groups, or there are more pairs than the limit.
     """
     if not problem.is_quadratic:
-        link = max(problem.links, key=len)
+        link = max(problem.joins, key=len)
         raise ValueError(
             f"{method} needs an objective that is quadratic in the matching, and one tensor joins "
             f"the groups {', '.join(link)}: use FrankWolfe or GraduatedAssignment"

@@ -16,6 +16,7 @@ from jaxfuse.matching.lawler import blend, check_size
 from jaxfuse.matching.problem import Permutations, Problem, Scores, inner, picked
 from jaxfuse.matching.projection import assign
 from jaxfuse.matching.result import Matching
+from jaxfuse.matching.stacked import tensor_of
 
 _POWER_STEPS = 20
 _MARGIN = 1.1
@@ -178,14 +179,16 @@ def curvature(problem: Problem) -> Curvature:
     """Return the form q: J - q is concave, J + q is convex, and all permutations have one q."""
     left = {node: jnp.zeros((n, n)) for node, n in problem.sizes.items()}
     right = dict(left)
-    for (g, h), block in zip(problem.links, problem.blocks, strict=True):
+    for links, block in zip(problem.links, problem.blocks, strict=True):
         if isinstance(block, FeatureBlock):
             for side, features in ((left, block.a), (right, block.b)):
-                rows, columns = _grams(features)
-                side[g] = side[g] + rows / 2
-                side[h] = side[h] + columns / 2
-        else:
-            sigma = _largest_singular_value(block, problem.sizes[g], problem.sizes[h])
+                for (g, h), rows, columns in zip(links, *jax.vmap(_grams)(features), strict=True):
+                    side[g] = side[g] + rows / 2
+                    side[h] = side[h] + columns / 2
+            continue
+        for index, (g, h) in enumerate(links):
+            own = tensor_of(block, index)
+            sigma = _largest_singular_value(own, problem.sizes[g], problem.sizes[h])
             for node in (g, h):
                 left[node] = left[node] + sigma * jnp.eye(problem.sizes[node])
     return Curvature(left, right)

@@ -9,10 +9,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxfuse.affinity.block import HIGHEST, Affinity, Block
-from jaxfuse.affinity.multilinear import MultilinearBlock, multilinear_block
+from jaxfuse.affinity.block import HIGHEST, Affinity, Block, SecondMoment
+from jaxfuse.affinity.multilinear import MultilinearBlock, ScoreVariance, multilinear_block
 from jaxfuse.affinity.terms import list_terms
 from jaxfuse.matching.nodes import list_nodes, node_name
+from jaxfuse.matching.stacked import Link, stack_blocks, stack_slots, tensor_of
 from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import named_leaves
 
@@ -42,15 +43,16 @@ class Problem:
 
     Attributes:
         nodes: per node the scores C_g, float32 `[n, n]`.
-        blocks: the affinity blocks, one per tensor that joins two groups or more.
-        links: per block its nodes.
+        blocks: the affinity blocks of the tensors that join two groups or more. Tensors of one
+            shape share a block, whose arrays have a leading axis over them.
+        links: per block and tensor its nodes.
         backend: who solves assignments, as in `jaxfuse.hungarian`.
         parents: pairs of a node and its parent, for the nodes that have one.
     """
 
     nodes: Scores
     blocks: tuple[Block | MultilinearBlock, ...]
-    links: tuple[tuple[str, ...], ...] = field(metadata={"static": True})
+    links: tuple[tuple[Link, ...], ...] = field(metadata={"static": True})
     backend: Backend = field(default="auto", metadata={"static": True})
     parents: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
 
@@ -73,19 +75,25 @@ class Problem:
         return tuple(tuple(nodes) for nodes in members.values())
 
     @property
+    def joins(self) -> tuple[Link, ...]:
+        """The nodes of every tensor, over all blocks."""
+        return tuple(link for links in self.links for link in links)
+
+    @property
     def is_quadratic(self) -> bool:
         """Whether no tensor joins more than two groups, so that the scores are affine in P."""
-        return all(len(link) <= 2 for link in self.links)
+        return all(len(link) <= 2 for link in self.joins)
 
     def meets_itself(self, tree: Sequence[str]) -> bool:
         """Tell whether a tensor joins nodes of one tree, so that J is not affine in the tree."""
-        return any(sum(node in tree for node in link) > 1 for link in self.links)
+        return any(sum(node in tree for node in link) > 1 for link in self.joins)
 
     def objective(self, matching: Mapping[str, jax.Array]) -> jax.Array:
         """Return J at soft matchings `[n, n]`; its gradient are the scores of every node."""
         total = inner(self.nodes, matching)
-        for link, block in zip(self.links, self.blocks, strict=True):
-            total += block.value(*(matching[node] for node in link))
+        for links, block in zip(self.links, self.blocks, strict=True):
+            values = jax.vmap(lambda own, *ps: own.value(*ps))(block, *stack_slots(matching, links))
+            total += jnp.sum(values)
         return total
 
     def scores(
@@ -106,31 +114,49 @@ class Problem:
         total = picked(
             self.nodes, {node: permutations[node] for node in self.nodes if node in moving}
         )
-        for link, block in zip(self.links, self.blocks, strict=True):
-            if moving.intersection(link):
-                total += block.value_at(*(permutations[node] for node in link))
+        for links, block in zip(self.links, self.blocks, strict=True):
+            chosen = [index for index, link in enumerate(links) if moving.intersection(link)]
+            if len(chosen) == len(links):
+                columns = stack_slots(permutations, links)
+                total += jnp.sum(jax.vmap(lambda own, *ps: own.value_at(*ps))(block, *columns))
+                continue
+            for index in chosen:
+                columns = (permutations[node] for node in links[index])
+                total += tensor_of(block, index).value_at(*columns)
         return total
 
     def scores_at(self, permutations: Mapping[str, jax.Array]) -> Scores:
         """Return dJ/dP of every node at permutations: half the products of `scores`."""
-        return {group: self.group_scores(group, permutations) for group in self.nodes}
+        totals = dict(self.nodes)
+        for links, block in zip(self.links, self.blocks, strict=True):
+            columns = stack_slots(permutations, links)
+            for slot in range(len(columns)):
+                scores = jax.vmap(lambda own, *ps, slot=slot: _slot_scores(own, slot, ps))
+                for link, each in zip(links, scores(block, *columns), strict=True):
+                    totals[link[slot]] = totals[link[slot]] + each
+        return totals
 
     def group_scores(self, group: str, permutations: Mapping[str, jax.Array]) -> jax.Array:
         """Return dJ/dP of one node at permutations."""
         total = self.nodes[group]
-        for link, block in zip(self.links, self.blocks, strict=True):
-            columns = [permutations[node] for node in link]
-            for slot, node in enumerate(link):
-                if node == group:
-                    total = total + _slot_scores(block, slot, columns)
+        for links, block in zip(self.links, self.blocks, strict=True):
+            for index, link in enumerate(links):
+                columns = [permutations[node] for node in link]
+                for slot, node in enumerate(link):
+                    if node == group:
+                        total = total + _slot_scores(tensor_of(block, index), slot, columns)
         return total
+
+    def second_moments(self) -> tuple[SecondMoment | ScoreVariance, ...]:
+        """Return how large the affinity is between unrelated edges, per block and tensor."""
+        return tuple(jax.vmap(lambda own: own.second_moment())(block) for block in self.blocks)
 
     def colours(self) -> tuple[tuple[str, ...], ...]:
         """Return the nodes in classes whose trees share no tensor, so that a class moves as one."""
         trees = self.trees
         tree_of = {node: index for index, tree in enumerate(trees) for node in tree}
         neighbours: dict[int, set[int]] = {index: set() for index in range(len(trees))}
-        for link in self.links:
+        for link in self.joins:
             for index in {tree_of[node] for node in link}:
                 neighbours[index].update(tree_of[node] for node in link)
         classes: list[list[int]] = []
@@ -192,7 +218,7 @@ def build_problem(
         >>> params = [jnp.ones((3, 4)), jnp.ones((4, 5)), jnp.ones((5, 2))]
         >>> problem = build_problem(params, params, infer_chain(params), Linear())
         >>> problem.sizes, problem.links
-        ({'0': 4, '1': 5}, (('0', '1'),))
+        ({'0': 4, '1': 5}, ((('0', '1'),),))
     """
     leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
     listed = list_nodes(symmetry)
@@ -213,7 +239,7 @@ def build_problem(
         blocks.append(block)
         links.append(link)
     parents = tuple((name, node.parent) for name, node in listed.items() if node.parent)
-    return Problem(nodes, tuple(blocks), tuple(links), backend, parents)
+    return Problem(nodes, *stack_blocks(blocks, links), backend, parents)
 
 
 def inner(left: Mapping[str, jax.Array], right: Mapping[str, jax.Array]) -> jax.Array:

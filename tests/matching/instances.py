@@ -15,6 +15,7 @@ from jaxfuse.matching import (
     Problem,
     build_problem,
 )
+from jaxfuse.matching.stacked import stack_blocks
 from jaxfuse.symmetry import Symmetry
 from tests.oracles import affinity
 from tests.oracles.matching import Objective
@@ -78,7 +79,7 @@ def self_linked(seed, n=4):
     nodes = rng.standard_normal((n, n))
     a, b, nodes = (np.float32(x) for x in (a, b, nodes))
     block = Linear().block(jnp.asarray(a), jnp.asarray(b))
-    problem = Problem({"g": jnp.asarray(nodes)}, (block,), (("g", "g"),))
+    problem = Problem({"g": jnp.asarray(nodes)}, *stack_blocks([block], [("g", "g")]))
     return problem, Objective({"g": np.float64(nodes)}, [("g", "g", affinity.linear(a, b))])
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxfuse.affinity import Gaussian, Linear
+from jaxfuse.affinity import ExactGaussian, Gaussian, Linear
 from jaxfuse.matching import Problem, build_problem
 from jaxfuse.matching.nodes import flatten
 from jaxfuse.symmetry import Symmetry, infer_chain
@@ -40,6 +40,7 @@ objective = jax.jit(Problem.objective)
 scores = jax.jit(Problem.scores)
 objective_at = jax.jit(Problem.objective_at)
 scores_at = jax.jit(Problem.scores_at)
+objective_at_groups = jax.jit(Problem.objective_at, static_argnums=2)
 
 
 @pytest.fixture(scope="module", params=["residual", "self_linked"])
@@ -149,7 +150,7 @@ def test_half_precision_is_matched_in_float32():
 def test_colours_part_the_groups_and_no_class_holds_a_link(links):
     nodes = {f"g{i}": np.zeros((2, 2)) for i in range(5)}
     named = tuple((f"g{i}", f"g{j}") for i, j in links)
-    classes = Problem(nodes, (), named).colours()
+    classes = Problem(nodes, (), (named,)).colours()
     assert sorted(g for members in classes for g in members) == sorted(nodes)
     for members in classes:
         assert not any(g != h and g in members and h in members for g, h in named)
@@ -158,7 +159,7 @@ def test_colours_part_the_groups_and_no_class_holds_a_link(links):
 def test_chains_need_two_colours():
     nodes = {f"g{i}": np.zeros((2, 2)) for i in range(5)}
     links = tuple((f"g{i}", f"g{i + 1}") for i in range(4))
-    assert Problem(nodes, (), links).colours() == (("g0", "g2", "g4"), ("g1", "g3"))
+    assert Problem(nodes, (), (links,)).colours() == (("g0", "g2", "g4"), ("g1", "g3"))
 
 
 def test_barycentre_and_identity(instances):
@@ -247,3 +248,36 @@ def test_degree_of_the_objective_and_trees_that_meet_themselves(name, quadratic,
     problem, *_ = nested_problem(name)
     assert problem.is_quadratic is quadratic
     assert [tree for tree in problem.trees if problem.meets_itself(tree)] == meets
+
+
+@pytest.mark.parametrize("kind", [Linear(), ExactGaussian(2.0)], ids=["linear", "exact"])
+def test_tensors_of_one_shape_share_a_block_but_for_streamed_ones(kind):
+    rng = np.random.default_rng(1)
+    a, b = ([np.float32(rng.standard_normal((3, 3))) for _ in range(5)] for _ in range(2))
+    problem = build_problem(a, b, infer_chain(a), kind)
+    links = [("0", "1"), ("1", "2"), ("2", "3")]
+    together = isinstance(kind, Linear)
+    assert problem.links == ((tuple(links),) if together else tuple((link,) for link in links))
+    permutations = hard(problem, 0)
+    want = sum(
+        float(jnp.sum(kind.node_scores(x, y)[jnp.arange(3), permutations[g]]))
+        for g, x, y in (
+            ("0", *(jnp.swapaxes(e[0], 0, 1)[..., None] for e in (a, b))),
+            ("3", *(jnp.asarray(e[4])[..., None] for e in (a, b))),
+        )
+    )
+    for (g, h), x, y in zip(links, a[1:4], b[1:4], strict=True):
+        block = kind.block(jnp.asarray(x)[..., None], jnp.asarray(y)[..., None])
+        want += float(block.value_at(permutations[g], permutations[h]))
+    np.testing.assert_allclose(objective_at(problem, permutations), want, rtol=1e-5)
+    for group, got in scores_at(problem, permutations).items():
+        np.testing.assert_allclose(
+            got, problem.group_scores(group, permutations), rtol=1e-5, atol=1e-5
+        )
+    parts = [objective_at_groups(problem, permutations, (g,)) for g in problem.nodes]
+    ends = float(objective_at(problem, permutations))
+    within = ends - sum(
+        float(jnp.sum(problem.nodes[g][jnp.arange(3), p])) for g, p in permutations.items()
+    )
+    # Every tensor joins two groups here, so it is in two of the parts.
+    np.testing.assert_allclose(sum(parts), ends + within, rtol=1e-5)
