@@ -34,6 +34,7 @@ AFFINITIES: dict[str, Affinity] = {
     "gaussian": Gaussian(),
     "exact_gaussian": ExactGaussian(),
 }
+_DEFAULTS = {"affinity": Linear(), "activation_weight": 3.0, "backend": "auto"}
 
 
 class Found(NamedTuple):
@@ -125,8 +126,14 @@ def search(
 ) -> Found:
     """Run a method; outside jit wait for its result and say how long it took."""
     affinity = resolve("affinity", affinity, AFFINITIES)
+    if isinstance(method, Method):
+        method = _set(method, affinity, activation_weight, backend)
+    # What is concrete has been looked at already.
+    finite = is_concrete(*jax.tree.leaves(networks.params))
     started = time.perf_counter()
-    found, permutations = _search(networks, key, method, affinity, activation_weight, backend)
+    found, permutations = _search(
+        networks, key, method, affinity, activation_weight, backend, finite
+    )
     seconds: float | jax.Array = float("nan")
     if is_concrete(*jax.tree.leaves(found)):
         jax.block_until_ready(found)
@@ -142,7 +149,25 @@ def search(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("method", "affinity", "activation_weight", "backend"))
+def _set(method: Method, affinity: Affinity, activation_weight: float, backend: Backend) -> Method:
+    """Give a method with settings of its own those of the call.
+
+    Raises:
+        ValueError: for one that it has no use for.
+    """
+    asked = {"affinity": affinity, "activation_weight": activation_weight, "backend": backend}
+    asked = {name: value for name, value in asked.items() if value != _DEFAULTS[name]}
+    for name, value in asked.items():
+        if not hasattr(method, name):
+            raise ValueError(
+                f"{name}={value!r} has no meaning for {type(method).__name__}: leave it out"
+            )
+    return replace(method, **asked) if asked else method  # pyright: ignore[reportArgumentType]
+
+
+@functools.partial(
+    jax.jit, static_argnames=("method", "affinity", "activation_weight", "backend", "known_finite")
+)
 def _search(
     networks: Networks,
     key: jax.Array | None,
@@ -150,15 +175,19 @@ def _search(
     affinity: Affinity,
     activation_weight: float,
     backend: Backend,
+    known_finite: bool,
 ) -> tuple[Correspondence, dict[str, jax.Array]]:
     finite = jnp.bool_(True)
-    for tree in networks.params:
-        for leaf in _weights(tree).values():
-            finite &= jnp.all(jnp.isfinite(leaf))
+    if not known_finite:
+        for tree in networks.params:
+            for leaf in _weights(tree).values():
+                finite &= jnp.all(jnp.isfinite(leaf))
 
     def clean(leaf: Any) -> Any:
+        if not is_weight(leaf):
+            return leaf
         # Values that are no numbers would spread to every score: the search then runs on zeros.
-        return jax.lax.stop_gradient(jnp.where(finite, leaf, 0)) if is_weight(leaf) else leaf
+        return jax.lax.stop_gradient(leaf if known_finite else jnp.where(finite, leaf, 0))
 
     networks = replace(networks, params=jax.tree.map(clean, networks.params))
     found: Correspondence
@@ -170,11 +199,12 @@ def _search(
         found = _match_weights(networks, method, affinity, activation_weight, backend, key)
     orders, permutations = found.orders, {}
     if orders and found.maps is None:
-        identity = {
-            node: jnp.broadcast_to(jnp.arange(order.shape[1], dtype=jnp.int32), order.shape)
-            for node, order in orders.items()
-        }
-        orders = {node: jnp.where(finite, o, identity[node]) for node, o in orders.items()}
+        if not known_finite:
+            identity = {
+                node: jnp.broadcast_to(jnp.arange(order.shape[1], dtype=jnp.int32), order.shape)
+                for node, order in orders.items()
+            }
+            orders = {node: jnp.where(finite, o, identity[node]) for node, o in orders.items()}
         permutations = jax.vmap(functools.partial(nest, networks.symmetry))(orders)
     status = jnp.where(finite, found.status, Status.NON_FINITE).astype(jnp.int32)
     objective = jnp.where(finite, found.objective, jnp.nan)
@@ -292,7 +322,9 @@ def _weights(params: PyTree) -> dict[str, jax.Array]:
 
 def _raise_non_finite(weights: Mapping[str, jax.Array], name: str) -> None:
     for path, leaf in weights.items():
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+        on_host = isinstance(leaf, np.ndarray) or next(iter(leaf.devices())).platform == "cpu"
+        # NumPy compiles no program for every shape.
+        if not bool(np.isfinite(np.asarray(leaf)).all() if on_host else jnp.isfinite(leaf).all()):
             raise ValueError(
                 f"leaf {path!r} of {name} holds NaN or infinity: {Status.NON_FINITE.message}"
             )

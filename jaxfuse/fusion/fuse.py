@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxfuse.affinity import Affinity
 from jaxfuse.align import Alignment, Alignments, align_many, align_params
 from jaxfuse.align.search import resolve
 from jaxfuse.fusion.average import average, normalise_weights
 from jaxfuse.fusion.noise import shaped_noise
-from jaxfuse.fusion.repair import REPAIRS, Merger, Repair
+from jaxfuse.fusion.repair import REPAIRS, Merger, Repair, ResetStatistics
 from jaxfuse.methods import AnyMethod
 from jaxfuse.networks import ApplyFunction
+from jaxfuse.status import is_concrete
 from jaxfuse.symmetry import Symmetry, infer_chain, infer_symmetry
-from jaxfuse.transport.maps import Maps, fuse_maps
+from jaxfuse.transport.maps import Maps, fuse_maps, map_params
 
 PyTree = Any
 
@@ -67,8 +69,9 @@ def fuse(
         method makes a network of other widths.
 
     Raises:
-        ValueError: as `align_params` and `average`, for a wrong number of alignments, and for a
-            repair that needs data without any.
+        ValueError: as `align_params` and `average`, for a wrong number of alignments, for a repair
+            that needs data without any, and for one that looks at parents where maps leave units
+            that not all networks have.
 
     Works under `jit` and `vmap`. Differentiable in the parameters, with the matching held fixed.
 
@@ -111,7 +114,11 @@ def fuse(
     shares = normalise_weights(weights, len(parents))
     chosen = _choose_repair(repair, bool(arguments), maps is not None)
     if maps is not None:
-        fused = fuse_maps(params, _each(symmetry, params), maps, shares)
+        symmetries = _each(symmetry, params)
+        fused = fuse_maps(params, symmetries, maps, shares)
+        if chosen is not None and not isinstance(chosen, ResetStatistics):
+            _check_shared(maps, type(chosen).__name__)
+            parents[0] = map_params(params[0], symmetries[0], *maps.of(0))
     else:
         fused = average(parents, weights)
     if chosen is None:
@@ -135,7 +142,10 @@ def _align(
 def _collect(
     params: Sequence[PyTree], known: Alignment | Sequence[Alignment] | Alignments | None
 ) -> tuple[list[PyTree], Maps | None]:
-    """Return all networks in the common order, and the maps that brought them there."""
+    """Return all networks in the common order, and the maps that brought them there.
+
+    Of the maps of two networks those of the first are still to be applied.
+    """
     if isinstance(known, Alignments):
         if len(known.params) != len(params):
             raise ValueError(
@@ -159,6 +169,23 @@ def _collect(
             )
         return [params[0], singles[0].params], maps[0]
     return [params[0], *(each.params for each in singles)], None
+
+
+def _check_shared(maps: Maps, repair: str) -> None:
+    """Refuse common units that not all networks have: what they should do is no mean of parents.
+
+    Under jit, where values are not known, only those that shapes tell are.
+    """
+    for node, mass in maps.mass.items():
+        narrowest = min(each.shape[1] for each in maps.to[node])
+        alone = mass.shape[1] > narrowest
+        if is_concrete(mass):
+            alone = alone or bool(np.ptp(np.asarray(mass), axis=0).max() > 1e-6)
+        if alone:
+            raise ValueError(
+                f"{repair} fits every unit to the mean of its parents, and some units of {node!r} "
+                'are not in all networks alike: pass repair=None, or "reset" for running statistics'
+            )
 
 
 def _choose_repair(repair: Repair | str | None, with_data: bool, by_maps: bool) -> Repair | None:

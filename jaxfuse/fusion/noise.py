@@ -1,5 +1,6 @@
 """Inputs without data: noise with the directions that the first layers look at."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,22 +50,31 @@ def shaped_noise(
     if len(leaves) != 1:
         return jax.tree.unflatten(structure, white)
 
-    @jax.jit
-    def draw(networks: list[PyTree], start: jax.Array) -> jax.Array:
-        total = jnp.zeros_like(start)
-        for own, k in zip(networks, keys[1:], strict=True):
+    drawn = _look(apply_fn, structure, list(params), white[0], keys[1:])
+    return jax.tree.unflatten(structure, [drawn])
 
-            def product(x: jax.Array, own: PyTree = own) -> jax.Array:
-                first = _First()
-                replay(apply_fn, [own], jax.tree.unflatten(structure, [x]), first)
-                return start if first.product is None else first.product
 
-            outputs, transpose = jax.vjp(product, start)
-            total += transpose(jax.random.normal(k, outputs.shape, outputs.dtype))[0]
-        scale = jnp.sqrt(jnp.mean(jnp.square(total)))
-        return jnp.where(scale > 0, total / jnp.where(scale > 0, scale, 1.0), start)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _look(
+    apply_fn: ApplyFunction,
+    structure: Any,
+    params: list[PyTree],
+    start: jax.Array,
+    keys: jax.Array,
+) -> jax.Array:
+    """Return the directions that the first layers look at, drawn at random."""
+    total = jnp.zeros_like(start)
+    for own, key in zip(params, keys, strict=True):
 
-    return jax.tree.unflatten(structure, [draw(list(params), white[0])])
+        def product(x: jax.Array, own: PyTree = own) -> jax.Array:
+            first = _First()
+            replay(apply_fn, [own], jax.tree.unflatten(structure, [x]), first)
+            return start if first.product is None else first.product
+
+        outputs, transpose = jax.vjp(product, start)
+        total += transpose(jax.random.normal(key, outputs.shape, outputs.dtype))[0]
+    scale = jnp.sqrt(jnp.mean(jnp.square(total)))
+    return jnp.where(scale > 0, total / jnp.where(scale > 0, scale, 1.0), start)
 
 
 class _First:

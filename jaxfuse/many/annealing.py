@@ -185,7 +185,7 @@ class Annealing:
         """Assign instead of cooling, until no matching changes: the end of algorithm 2."""
         last = self._settle(scorer, matchings, {}, None)
         value = scorer.value(last.matchings)
-        return Annealed(last.matchings, value[None], last.sweeps, last.change < self.tolerance)
+        return Annealed(last.matchings, value[None], last.sweeps, last.change == 0)
 
     def _settle(
         self,
@@ -210,12 +210,16 @@ class Annealing:
             total = jnp.sum(sum(change)) / units
             return _Sweep(moved, state.matchings, warm, carried, state.sweeps + 1, total)
 
+        def moving(change: jax.Array) -> jax.Array:
+            # One swap among many units is less than the tolerance.
+            return change > 0 if taus is None else change >= self.tolerance
+
         far = jax.tree.map(lambda u: jnp.full_like(u, jnp.inf), matchings)
         first = _Sweep(
             matchings, far, potentials, scorer.begin(matchings), jnp.int32(0), jnp.float32(jnp.inf)
         )
         return lax.while_loop(
-            lambda state: (state.change >= self.tolerance) & (state.sweeps < self.max_sweeps),
+            lambda state: moving(state.change) & (state.sweeps < self.max_sweeps),
             sweep,
             first,
         )

@@ -27,7 +27,7 @@ class MultiStart:
     start. Of equals the earliest is kept, and the result is never below that of the first start.
 
     Attributes:
-        solver: what is run.
+        solver: what is run, a solver of two networks; many are matched by it all to the first.
         starts: number of starts, the solver's own included.
         tau: temperature of the projection of noise of unit variance; the lower, the nearer are the
             starts to permutations.
@@ -48,6 +48,10 @@ class MultiStart:
     def __post_init__(self) -> None:
         if self.starts < 1 or not self.tau > 0:
             raise ValueError(f"starts must be 1 or more and tau positive: got {self}")
+        if not isinstance(self.solver, Solver):
+            raise ValueError(
+                f"MultiStart runs solvers of two networks, as FrankWolfe() is: got {self.solver}"
+            )
 
     def solve(
         self,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxfuse.activations.moments import Moments, Role, measure_moments
+from jaxfuse.activations.moments import Moments, Role
 from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.correspondence import Correspondence
 from jaxfuse.matching.nodes import list_nodes
@@ -14,8 +14,8 @@ from jaxfuse.matching.problem import Backend
 from jaxfuse.networks import Networks
 from jaxfuse.status import Status
 from jaxfuse.transport.correlated import (
-    check_shown,
     match_correlated,
+    measure_shown,
     nested_nodes,
     only_finite,
     refuse_non_finite,
@@ -171,8 +171,7 @@ def canonical_map(
 
 @jax.jit
 def _align(method: CCAMerge, networks: Networks) -> Correspondence:
-    moments = measure_moments(networks, role=method.role, batch_size=method.batch_size)
-    check_shown(moments, networks, "CCAMerge")
+    moments = measure_shown(networks, method.role, method.batch_size, "CCAMerge")
     moments, finite = only_finite(moments)
     nested = nested_nodes(networks.symmetry)
     orders = match_correlated(moments, networks, list_nodes(networks.symmetry), method.backend)

@@ -7,7 +7,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxfuse.activations.moments import Moments
+from jaxfuse.activations.moments import Moments, Role, measure_moments
 from jaxfuse.correspondence import Correspondence
 from jaxfuse.many.problem import Orders
 from jaxfuse.matching.nodes import list_nodes
@@ -34,6 +34,26 @@ def nested_nodes(symmetry: Symmetry) -> frozenset[str]:
     nodes = list_nodes(symmetry)
     parents = {node.parent for node in nodes.values() if node.parent}
     return frozenset(name for name, node in nodes.items() if node.parent or name in parents)
+
+
+def measure_shown(networks: Networks, role: Role, batch_size: int | None, method: str) -> Moments:
+    """Measure joint moments at one side of the nonlinearities, of every group that layers show.
+
+    Groups that are not seen there are measured at the other side: no layer takes queries and keys,
+    and none computes an input that is permuted.
+
+    Raises:
+        ValueError: for a group that no activation shows.
+    """
+    moments = measure_moments(networks, role=role, batch_size=batch_size)
+    if set(list_nodes(networks.symmetry)) - set(moments.sites):
+        other = measure_moments(
+            networks, role="output" if role == "input" else "input", batch_size=batch_size
+        )
+        widths = {**dict(other.widths), **dict(moments.widths)}
+        moments = Moments({**other.sites, **moments.sites}, tuple(widths.items()))
+    check_shown(moments, networks, method)
+    return moments
 
 
 def check_shown(moments: Moments, networks: Networks, method: str) -> None:

@@ -52,6 +52,7 @@ class PartialMatching:
         affinity: how weights are compared.
         role: whether activations are compared before the nonlinearity ("output") or after it
             ("input").
+        activation_weight: of activations against weights, where both are compared.
         backend: who solves assignments, as in `jaxfuse.hungarian`.
 
     Examples:
@@ -70,6 +71,7 @@ class PartialMatching:
     worst: Literal["score", "distance"] = "distance"
     affinity: Affinity = Linear()
     role: Role = "output"
+    activation_weight: float = 3.0
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
@@ -218,7 +220,9 @@ def _problems(
 
     pairs: dict[str, jax.Array] = {}
     if watches and weighs:
-        pairs = activation_scores(networks, between(0, 1), 1.0, role=method.role)
+        pairs = activation_scores(
+            networks, between(0, 1), method.activation_weight, role=method.role
+        )
     elif watches:
         moments = measure_moments(networks, role=method.role)
         check_shown(moments, networks, "PartialMatching(compare='activations')")

@@ -46,8 +46,8 @@ class PFNM:
     stream the writers that take units of later groups are left out. Outputs stay.
 
     In the fused network a common unit is the mean of those that have it (`mass`). What differs from
-    the released code: it halves the popularity term, caps m at 10 in it, and gives the bias' prior
-    mean to the first entry where the bias is the last one.
+    the released code: it fuses by "posterior", halves the popularity term, caps m at 10 in it, and
+    gives the bias' prior mean to the first entry where the bias is the last one.
 
     Attributes:
         gamma: mass of the process: how readily units are new (7, as FedMA's code).

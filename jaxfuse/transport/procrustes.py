@@ -16,6 +16,7 @@ from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.correspondence import Correspondence
 from jaxfuse.matching import CoordinateAscent, Problem, Solver, build_problem
 from jaxfuse.matching.nodes import list_nodes
+from jaxfuse.matching.problem import Backend
 from jaxfuse.matching.projection import assign
 from jaxfuse.networks import Networks
 from jaxfuse.status import Status
@@ -57,6 +58,7 @@ class Procrustes:
             ascent is exact where these groups meet only rotated ones, as in a transformer.
         max_sweeps: most turns (15, as GLMC's code).
         tolerance: relative gain of J in a turn below which it ends.
+        backend: who solves assignments, as in `jaxfuse.hungarian`.
 
     Examples:
         >>> k1, k2, k3 = jax.random.split(jax.random.key(0), 3)
@@ -73,6 +75,7 @@ class Procrustes:
     permutations: Solver = CoordinateAscent()
     max_sweeps: int = 15
     tolerance: float = 1e-6
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.groups, str) or self.max_sweeps < 1:
@@ -130,7 +133,7 @@ def _align(method: Procrustes, networks: Networks, key: jax.Array | None) -> Cor
     turned: list[Turned] = []
     statuses = []
     for k in range(1, networks.count):
-        problem = build_problem(params[0], params[k], symmetry, Linear())
+        problem = build_problem(params[0], params[k], symmetry, Linear(), method.backend)
         state = _turn(method, networks, problem, k, key)
         identity = {node: jnp.eye(n) for node, n in problem.sizes.items()}
         value = problem.objective(identity)
@@ -180,7 +183,7 @@ def _turn(
         if rest.groups:
             back = {node: each.T for node, each in to.items()}
             moved = map_params(networks.params[k], symmetry, to, back)
-            pair = build_problem(networks.params[0], moved, rest, Linear())
+            pair = build_problem(networks.params[0], moved, rest, Linear(), method.backend)
             own = None if key is None else jax.random.fold_in(key, state.sweep)
             found = method.permutations.solve(pair, key=own).permutations
             to |= {node: to[node][order] for node, order in found.items()}

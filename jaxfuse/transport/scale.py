@@ -13,6 +13,7 @@ from jaxfuse.affinity import Linear
 from jaxfuse.correspondence import Correspondence
 from jaxfuse.matching import Portfolio, Solver, build_problem
 from jaxfuse.matching.nodes import list_nodes
+from jaxfuse.matching.problem import Backend
 from jaxfuse.networks import Networks
 from jaxfuse.symmetry.permute import spread
 from jaxfuse.symmetry.spec import Symmetry
@@ -54,6 +55,7 @@ class ScaleAlignment:
         groups: names of the groups to scale, in which `*`, `?` and `[...]` stand for others as in a
             shell; all by default. The others are permuted alone.
         max_sweeps: of the balance.
+        backend: who solves assignments, as in `jaxfuse.hungarian`.
 
     Examples:
         >>> k1, k2 = jax.random.split(jax.random.key(0))
@@ -69,6 +71,7 @@ class ScaleAlignment:
     solver: Solver = Portfolio()
     groups: tuple[str, ...] = ("*",)
     max_sweeps: int = 200
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.groups, str) or self.max_sweeps < 1:
@@ -111,7 +114,9 @@ def _align(method: ScaleAlignment, networks: Networks, key: jax.Array | None) ->
         down = {node: jnp.diag(1 / each) for node, each in own.items()}
         balanced.append(map_params(params, symmetry, up, down))
     matchings = [
-        method.solver.solve(build_problem(balanced[0], other, symmetry, Linear()), key=key)
+        method.solver.solve(
+            build_problem(balanced[0], other, symmetry, Linear(), method.backend), key=key
+        )
         for other in balanced[1:]
     ]
     to, back, mass = {}, {}, {}

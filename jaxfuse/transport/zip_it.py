@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfuse.activations.moments import Moments, Role, measure_moments
+from jaxfuse.activations.moments import Moments, Role
 from jaxfuse.correspondence import Correspondence
 from jaxfuse.matching.nodes import list_nodes
 from jaxfuse.matching.problem import Backend
 from jaxfuse.networks import Networks
 from jaxfuse.status import Status
 from jaxfuse.transport.correlated import (
-    check_shown,
     match_correlated,
+    measure_shown,
     nested_nodes,
     only_finite,
     refuse_non_finite,
@@ -140,8 +140,7 @@ class ZipIt:
 
 @jax.jit
 def _align(method: ZipIt, networks: Networks) -> Correspondence:
-    moments = measure_moments(networks, role=method.role, batch_size=method.batch_size)
-    check_shown(moments, networks, "ZipIt")
+    moments = measure_shown(networks, method.role, method.batch_size, "ZipIt")
     moments, finite = only_finite(moments)
     nodes = list_nodes(networks.symmetry)
     nested = nested_nodes(networks.symmetry)

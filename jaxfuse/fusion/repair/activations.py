@@ -12,6 +12,7 @@ from jaxfuse.fusion.repair.layer import kernel_matrix, matrix_axes, output_matri
 from jaxfuse.fusion.repair.protocol import Merger
 from jaxfuse.fusion.repair.reset import measure, set_statistics
 from jaxfuse.fusion.repair.survey import Survey, survey
+from jaxfuse.networks import ApplyFunction
 from jaxfuse.symmetry.trace.replay import Centring, Event, Layer, Named, replay
 
 PyTree = Any
@@ -26,7 +27,9 @@ class RepairActivations:
     collapse. REPAIR (Jordan et al., ICLR 2023) sets the mean and the standard deviation of every
     pre-activation to the weighted mean of the parents' (eq. 2), here folded into the kernel and,
     where the layer has one, the bias, so that the architecture stays. Where running statistics
-    follow a layer, they are set in its place (`ResetStatistics`). Any number of networks.
+    follow a layer, they are set in its place (`ResetStatistics`). Any number of networks. Kernels
+    that are no plain matrices (grouped convolutions, products over heads, layers inside a loop)
+    stay the average.
 
     Attributes:
         kind: "repair" for both, "rescale" for the spread alone, "reshift" for the mean alone.
@@ -62,16 +65,26 @@ class RepairActivations:
             ValueError: without a function and a batch.
         """
         apply_fn = merger.function("RepairActivations")
-        found = survey(apply_fn, merger.fused, merger.inputs)
         tensors = merger.symmetry.tensors
         hidden = {t.path for t in tensors if t.output is not None and t.groups[t.output]}
+        networks = [*merger.parents, merger.fused]
+        return _repair_layers(
+            apply_fn, self, frozenset(hidden), networks, list(merger.shares), merger.inputs
+        )
 
-        @jax.jit
-        def run(networks: list[PyTree], shares: list[Any], inputs: tuple[PyTree, ...]) -> PyTree:
-            visitor = _Repairing(self, shares, found, hidden)
-            return replay(apply_fn, networks, inputs, visitor)[1][-1]
 
-        return run([*merger.parents, merger.fused], list(merger.shares), merger.inputs)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _repair_layers(
+    apply_fn: ApplyFunction,
+    settings: RepairActivations,
+    hidden: frozenset[str],
+    networks: list[PyTree],
+    shares: list[Any],
+    inputs: tuple[PyTree, ...],
+) -> PyTree:
+    found = survey(apply_fn, networks[-1], inputs)
+    visitor = _Repairing(settings, shares, found, set(hidden))
+    return replay(apply_fn, networks, inputs, visitor)[1][-1]
 
 
 @dataclass

@@ -21,6 +21,7 @@ from jaxfuse.fusion.repair.layer import (
 from jaxfuse.fusion.repair.protocol import Merger
 from jaxfuse.fusion.repair.reset import measure, set_statistics
 from jaxfuse.fusion.repair.survey import Survey, survey
+from jaxfuse.networks import ApplyFunction
 from jaxfuse.symmetry.trace.replay import Centring, Event, Layer, Named, replay
 
 PyTree = Any
@@ -69,14 +70,20 @@ class LeastSquares:
             ValueError: without a function and a batch.
         """
         apply_fn = merger.function("LeastSquares")
-        found = survey(apply_fn, merger.fused, merger.inputs)
+        networks = [*merger.parents, merger.fused]
+        return _fit_layers(apply_fn, self.ridge, networks, list(merger.shares), merger.inputs)
 
-        @jax.jit
-        def run(networks: list[PyTree], shares: list[Any], inputs: tuple[PyTree, ...]) -> PyTree:
-            visitor = _Fitting(self.ridge, shares, found)
-            return replay(apply_fn, networks, inputs, visitor)[1][-1]
 
-        return run([*merger.parents, merger.fused], list(merger.shares), merger.inputs)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _fit_layers(
+    apply_fn: ApplyFunction,
+    ridge: float,
+    networks: list[PyTree],
+    shares: list[Any],
+    inputs: tuple[PyTree, ...],
+) -> PyTree:
+    visitor = _Fitting(ridge, shares, survey(apply_fn, networks[-1], inputs))
+    return replay(apply_fn, networks, inputs, visitor)[1][-1]
 
 
 @dataclass
