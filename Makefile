@@ -16,9 +16,14 @@ help:
 demo: $(VENV)/.user
 	$(BIN)/jaxfuse demo
 
-# Compiling takes most of the time of the tests, so they compile without XLA's optimisations.
-test: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+# Compiling takes most of the time of the tests, so they compile without XLA's optimisations. A flag
+# that XLA does not know ends the process, and the last one may go: it is tried first.
+PLAIN := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+PLAINER := $(PLAIN) --xla_cpu_use_fusion_emitters=false
 test: $(VENV)/.developer
+	if [ -z "$$XLA_FLAGS" ]; then export XLA_FLAGS="$(PLAIN)"; \
+	  if XLA_FLAGS="$(PLAINER)" $(BIN)/python -c "import jax; jax.devices()" 2>/dev/null; \
+	  then export XLA_FLAGS="$(PLAINER)"; fi; fi; \
 	$(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
 
 lint: $(VENV)/.developer

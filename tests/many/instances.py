@@ -16,6 +16,7 @@ from jaxfuse.many import (
     build_many,
 )
 from jaxfuse.matching import CoordinateAscent, FrankWolfe, GraduatedAssignment
+from jaxfuse.symmetry import Symmetry
 from tests.matching.instances import residual_network
 
 WALK = FrankWolfe(polish=None)
@@ -68,6 +69,13 @@ def independent(seed, count=4):
     """Return independent residual networks, and their symmetry."""
     networks = [residual_network(100 * seed + k)[0] for k in range(count)]
     return networks, residual_network(0)[1]
+
+
+def one_layer(seed, count=3):
+    """Return independent networks of one group, which compile fast, and their symmetry."""
+    rng = np.random.default_rng(seed)
+    networks = [{"w": np.float32(rng.standard_normal((3, 4)))} for _ in range(count)]
+    return networks, Symmetry.from_axes({"w": (None, "h")}, networks[0])
 
 
 def planted(seed, count=4, noise=0.1):

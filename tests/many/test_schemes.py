@@ -4,19 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
-from jaxfuse.many import MergeMany, Sequential
-from jaxfuse.matching import CoordinateAscent
+from jaxfuse.many import AllToOne, Hierarchical, MergeMany, Sequential
+from jaxfuse.matching import CoordinateAscent, FrankWolfe
 from jaxfuse.status import Status
-from jaxfuse.symmetry import Symmetry
 from tests.many.instances import (
     AXES,
     SCHEMES,
     SIZES,
+    WALK,
     build,
     fused,
     independent,
     objective_at,
+    one_layer,
     planted,
     reorder,
     solve,
@@ -101,9 +103,33 @@ def test_two_networks_are_the_two_model_form(name):
             np.testing.assert_array_equal(many.orders[group][1], p)
 
 
-@pytest.mark.parametrize("name", ["sequential", "merge_many"])
-def test_vmap_equals_the_loop(name, instances):
+def test_the_default_for_two_is_its_start_polished():
+    (a, b), symmetry = independent(10, count=2)
+    many = jax.device_get(solve(MergeMany(start=AllToOne(WALK)), build([a, b], symmetry)))
+    two = solve_two(FrankWolfe(), residual_problem(a, b, symmetry), None)
+    np.testing.assert_allclose(many.objective, two.objective, rtol=1e-5)
+    for group, p in two.permutations.items():
+        np.testing.assert_array_equal(many.orders[group][1], p)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return [build(*one_layer(seed)) for seed in range(2)]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_vmap_equals_a_loop_of_bare_calls(name, small):
     scheme = SCHEMES[name][0]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *small)
+    batched = jax.device_get(jax.jit(jax.vmap(scheme.solve_many))(stacked))
+    for index, problem in enumerate(small):
+        single = scheme.solve_many(problem)
+        np.testing.assert_allclose(batched.trace[index], single.trace, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(batched.orders["h"][index], single.orders["h"])
+
+
+def test_vmap_equals_the_loop_where_tensors_join_groups(instances):
+    scheme = SCHEMES["merge_many"][0]
     problems = [problem for _, problem, _ in instances[:2]]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
     batched = jax.device_get(jax.jit(jax.vmap(scheme.solve_many))(stacked))
@@ -114,14 +140,28 @@ def test_vmap_equals_the_loop(name, instances):
             np.testing.assert_array_equal(batched.orders[group][index], order)
 
 
-def test_bare_equals_jit():
-    rng = np.random.default_rng(0)
-    networks = [{"w": jnp.asarray(rng.standard_normal((3, 4)), jnp.float32)} for _ in range(3)]
-    problem = build(networks, Symmetry.from_axes({"w": (None, "h")}, networks[0]))
-    scheme = Sequential(CoordinateAscent(max_sweeps=2))
-    bare, compiled = scheme.solve_many(problem), solve(scheme, problem)
-    np.testing.assert_array_equal(bare.orders["h"], compiled.orders["h"])
-    np.testing.assert_allclose(bare.trace, compiled.trace, rtol=1e-5)
+@pytest.mark.parametrize("kind", [AllToOne, Sequential, Hierarchical])
+def test_keys_reach_the_solver(kind, small):
+    """One layer is one assignment, in whatever order the groups are taken."""
+    scheme = kind(CoordinateAscent(order="random"))
+    with pytest.raises(ValueError, match="needs key="):
+        scheme.solve_many(small[0])
+    found = solve(scheme, small[0], jax.random.key(0))
+    w = np.float64([network["w"] for network in one_layer(0)[0]])
+    _, columns = linear_sum_assignment(w[0].T @ w[1], maximize=True)
+    np.testing.assert_array_equal(found.orders["h"][1], columns)
+
+
+def test_a_tree_matches_pairs_first(instances):
+    """Four networks: the first two and the last two are matched as pairs are."""
+    networks, problem, _ = instances[0]
+    found = jax.device_get(solve(Hierarchical(WALK), problem).orders)
+    for k, l in ((0, 1), (2, 3)):  # noqa: E741
+        symmetry = independent(1)[1]
+        pair = residual_problem(networks[k], networks[l], symmetry)
+        for group, p in solve_two(WALK, pair, None).permutations.items():
+            between = found[group][l][np.argsort(found[group][k])]
+            np.testing.assert_array_equal(between, p)
 
 
 @pytest.mark.parametrize("name", ["sequential", "hierarchical"])
@@ -153,15 +193,13 @@ def test_merge_many_never_falls(instances):
         assert steps[1] > steps[0]
 
 
-def test_merge_many_at_random_needs_a_key_and_repeats_with_it(instances):
+def test_merge_many_at_random_needs_a_key_and_repeats_with_it(small):
     scheme = MergeMany(CoordinateAscent(order="random"), start=None, order="random")
-    problem = instances[0][1]
     with pytest.raises(ValueError, match="needs key="):
-        scheme.solve_many(problem)
-    first, again = (solve(scheme, problem, jax.random.key(3)) for _ in range(2))
-    assert first.objective == again.objective
-    for group, order in first.orders.items():
-        np.testing.assert_array_equal(order, again.orders[group])
+        scheme.solve_many(small[0])
+    first, again = (scheme.solve_many(small[0], jax.random.key(3)) for _ in range(2))
+    assert first.objective == again.objective > objective_at(small[0], small[0].identity())
+    np.testing.assert_array_equal(first.orders["h"], again.orders["h"])
 
 
 def test_merge_many_stays_at_a_local_optimum(instances):

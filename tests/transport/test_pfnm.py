@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from jaxfuse import Status
 from jaxfuse.networks import Networks
@@ -76,6 +77,26 @@ def test_matching_is_that_of_the_published_passes(seed):
     np.testing.assert_array_equal(found.slots[0], range(3))
     assert set(common) == set(range(len(oracle)))
     assert found.trace[-1] >= found.trace[0] - 1e-4
+
+
+def test_two_networks_are_one_assignment():
+    """Before any pass: the scores of the second network's units, new common ones among them."""
+    networks, mean = population(3, (3, 3))
+    found = match(units_of(networks, mean), (3, 3), 0)
+    columns = [(networks[0][i], 1, None) for i in range(3)] + [(None, 0, r) for r in (1, 2, 3)]
+    scores = np.array(
+        [
+            [
+                pfnm_score(unit, [0 * unit if own is None else own], n, 2, rank, mean, *PRIOR)
+                for own, n, rank in columns
+            ]
+            for unit in networks[1]
+        ]
+    )
+    _, best = linear_sum_assignment(scores, maximize=True)
+    # Which numbers new units get is free.
+    got = np.asarray(found.slots[1])
+    np.testing.assert_array_equal(np.minimum(got, 3), np.minimum(best, 3))
 
 
 def mlp(params, x):

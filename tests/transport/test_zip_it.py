@@ -95,6 +95,19 @@ def test_networks_of_other_widths_are_merged_as_published(method):
     assert fused["w1"].shape == tuple(round(method.keep * n) for n in (7, 6))
 
 
+def test_two_networks_are_merged_as_published():
+    networks = networks_of(draw(1), draw(2))
+    method = ZipIt(compare="correlation", alpha=0.5, beta=0.0)
+    found = method.align(networks)
+    done = [hidden(p, batch())["output"] for p in networks.params]
+    for node, n in (("w0", 7), ("w1", 6)):
+        joint = np.hstack([each[node] for each in done])
+        groups = zip_groups(likeness(joint, "correlation"), (n, n), n, 0.5, 0.0)
+        to, _, _ = merge_matrices(groups, (n, n))
+        for k in range(2):
+            np.testing.assert_allclose(found.maps.to[node][k], to[k], atol=1e-6)
+
+
 def test_units_of_one_network_that_do_the_same_are_merged():
     small = draw(1)
     first = small["w0"].repeat(2, axis=1)
@@ -135,7 +148,8 @@ def test_a_network_and_itself_with_dead_units():
     params["w0"] = params["w0"].at[:, jnp.array([1, 4])].set(0.0)
     found = ZipIt().align(networks_of(params, params, params))
     for node, n in (("w0", 7), ("w1", 6)):
-        np.testing.assert_array_equal(found.maps.to[node][2], np.eye(n))
+        for to in found.maps.to[node]:
+            np.testing.assert_array_equal(to, np.eye(n))
 
 
 def test_jit_and_vmap_agree_with_a_loop(three):
