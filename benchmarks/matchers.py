@@ -40,7 +40,7 @@ PyTree = Any
 RESULTS = Path(__file__).parent / "results"
 IMAGES = 1000  # unlabelled training images that methods and repairs may look at
 NOISE = 4000  # samples of noise for the repair without data
-POINTS = 9
+POINTS = 5  # of the line between two networks
 BATCH = 500
 
 
@@ -67,10 +67,12 @@ class Row:
         data: whether the matching has seen the unlabelled images.
         average: the bare average of the aligned networks.
         norm: after `repair="norm"`, without data.
-        noise: after the layerwise regression on noise in place of inputs, without data.
+        noise: after the layerwise regression on noise in place of inputs, without data; for
+            networks without running statistics.
         repaired: after REPAIR with images, or the reset of running statistics where there are some.
         fitted: after the layerwise regression, with images.
-        barrier: largest rise of the loss over the line between the end points' losses.
+        barrier: largest rise of the loss over the line between the end points' losses, at five
+            points.
         objective: the linear weight objective of the permutations, whatever the method maximised.
         seconds: of a second call, compiled.
         compile_seconds: of the first call, less the second.
@@ -119,13 +121,13 @@ class Config:
 
 def pairs(config: Config) -> Iterator[Pair]:
     """Make the pairs that are asked for, one at a time."""
+    for name, make in (("mnist", mnist_pair), ("resnet20", resnet_pair)):
+        if fnmatch(name, config.pairs) and config.checkpoints and config.checkpoints.is_dir():
+            yield make(config.checkpoints, config.data_dir)
     for model in ("mlp", "lenet"):
         for seed in range(config.seeds):
             if fnmatch(f"digits_{model}", config.pairs):
                 yield digits_pair(model, seed)
-    for name, make in (("mnist", mnist_pair), ("resnet20", resnet_pair)):
-        if fnmatch(name, config.pairs) and config.checkpoints and config.checkpoints.is_dir():
-            yield make(config.checkpoints, config.data_dir)
 
 
 def digits_pair(model: str, seed: int) -> Pair:
@@ -243,10 +245,17 @@ def measure(pair: Pair, judge: Judge, method: str, data: bool) -> Row:
     noise = jax.ShapeDtypeStruct((NOISE, *pair.fit.shape[1:]), jnp.float32)
     repaired = ResetStatistics() if judge.has_statistics else RepairActivations()
 
-    def score(**options: Any) -> float:
-        return judge(make(**options))[0]
-
     by_maps = alignment.maps is not None
+
+    def score(**options: Any) -> float | None:
+        try:
+            return judge(make(**options))[0]
+        except ValueError:
+            # Maps may leave units that not all networks have, which no repair but a reset takes.
+            if not by_maps:
+                raise
+            return None
+
     objective = None
     if not by_maps:
         problem = build_problem(pair.params[0], alignment.params, pair.symmetry, Linear())
@@ -255,13 +264,11 @@ def measure(pair: Pair, judge: Judge, method: str, data: bool) -> Row:
         pair.name,
         method,
         data,
-        average=score(repair=None),
-        norm=None if by_maps else score(repair="norm"),
-        noise=None if by_maps else score(repair=LeastSquares(), inputs=noise),
-        repaired=score(repair=repaired, inputs=pair.fit)
-        if judge.has_statistics or not by_maps
-        else None,
-        fitted=None if by_maps else score(repair=LeastSquares(), inputs=pair.fit),
+        average=judge(make(repair=None))[0],
+        norm=score(repair="norm"),
+        noise=None if judge.has_statistics else score(repair=LeastSquares(), inputs=noise),
+        repaired=score(repair=repaired, inputs=pair.fit),
+        fitted=score(repair=LeastSquares(), inputs=pair.fit),
         barrier=judge.barrier(alignment.params) if entry.widths is False else None,
         objective=objective,
         seconds=seconds,

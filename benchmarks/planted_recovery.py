@@ -179,12 +179,11 @@ def measure(row: Row, name: str, method: AnyMethod, config: Config) -> dict[str,
         share = float(np.mean(np.concatenate(hits)))
         ratio = None
         if found.permutations:
-            problem = build_many(networks, symmetry, Linear())
             right = {
                 group: jnp.stack([jnp.arange(size), *(truth[group] for truth in truths)])
                 for group, size in symmetry.groups.items()
             }
-            ratio = float(problem.objective_at(found.permutations) / problem.objective_at(right))
+            ratio = float(objective_ratio(networks, symmetry, found.permutations, right))
         status = Status(int(found.status)).name
         trials.append({"recovered": share == 1, "units": share, "ratio": ratio, "status": status})
     ratios = [trial["ratio"] for trial in trials if trial["ratio"] is not None]
@@ -195,6 +194,15 @@ def measure(row: Row, name: str, method: AnyMethod, config: Config) -> dict[str,
         "seconds_per_trial": float(np.median(seconds[1:] or seconds)),
         "trials": trials,
     }
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def objective_ratio(
+    networks: list[Named], symmetry: Symmetry, found: Permutations, right: Permutations
+) -> jax.Array:
+    """Return J of what was found over J of what was planted."""
+    problem = build_many(networks, symmetry, Linear())
+    return problem.objective_at(found) / problem.objective_at(right)
 
 
 def permutations_of(found: Any) -> dict[str, np.ndarray]:

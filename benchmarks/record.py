@@ -24,6 +24,7 @@ def machine() -> dict[str, Any]:
         "architecture": platform.machine(),
         "system": platform.system(),
         "python": platform.python_version(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "jaxfuse": jaxfuse.__version__,
         **{name: version(name) for name in ("jax", "numpy", "scipy")},
     }
