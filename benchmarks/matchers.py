@@ -40,6 +40,8 @@ PyTree = Any
 RESULTS = Path(__file__).parent / "results"
 IMAGES = 1000  # unlabelled training images that methods and repairs may look at
 NOISE = 4000  # samples of noise for the repair without data
+# Schemes that are "portfolio" for two networks, entry by entry (tests/many/test_schemes.py).
+SAME_FOR_TWO = ("all_to_one", "sequential", "hierarchical")
 POINTS = 5  # of the line between two networks
 BATCH = 500
 
@@ -358,6 +360,8 @@ def main(config: Config) -> None:
         if references[pair.name] is None:
             references[pair.name] = reference(pair, judge)
         for method, entry in METHODS.items():
+            if method in SAME_FOR_TWO:
+                continue
             variants = {"no": (False,), "may": (False, True)}.get(entry.data, (True,))
             for data in variants if fnmatch(method, config.only) else ():
                 key = (pair.name, method, data)

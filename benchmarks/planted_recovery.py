@@ -28,6 +28,7 @@ from jaxfuse import (
     Symmetry,
     align_many,
     build_many,
+    infer_symmetry,
     permute,
 )
 from jaxfuse.methods import METHODS, AnyMethod
@@ -58,21 +59,21 @@ class Row:
     noise: float
     networks: int = 2
 
-    def axes(self) -> dict[str, tuple[str | None, str | None]]:
-        """Return the groups of every kernel's two axes."""
-        axes: dict[str, tuple[str | None, str | None]] = {"in": (None, "residual")}
-        for block in range(self.blocks):
-            axes[f"{block}/up"] = ("residual", f"block {block}")
-            axes[f"{block}/down"] = (f"block {block}", "residual")
-        return axes | {"out": ("residual", None)}
-
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Return the shape of every kernel, `[fan_in, fan_out]`."""
-        shapes = {"in": (self.inputs, self.width), "out": (self.width, self.outputs)}
+        shapes = {"in": (self.inputs, self.width)}
         for block in range(self.blocks):
             shapes[f"{block}/up"] = (self.width, self.inner)
             shapes[f"{block}/down"] = (self.inner, self.width)
-        return {path: shapes[path] for path in self.axes()}
+        return shapes | {"out": (self.width, self.outputs)}
+
+    def symmetry(self) -> Symmetry:
+        """Return the groups: the residual stream, and the hidden units of every block."""
+        params = {
+            path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in self.shapes().items()
+        }
+        x = jax.ShapeDtypeStruct((2, self.inputs), np.float32)
+        return infer_symmetry(residual_mlp(self.blocks), params, x)
 
 
 _WIDE = Row(width=64, inner=64, inputs=3, outputs=10, blocks=4, noise=0.0)
@@ -108,7 +109,9 @@ class Config:
     fresh: bool = False
 
 
-def planted(row: Row, seed: int, trial: int) -> tuple[list[Named], list[Permutations]]:
+def planted(
+    row: Row, symmetry: Symmetry, seed: int, trial: int
+) -> tuple[list[Named], list[Permutations]]:
     """Draw a network and its noisy permuted copies, with what undoes the order of each."""
     rng = np.random.default_rng((seed, trial))
     shapes = row.shapes()
@@ -119,7 +122,6 @@ def planted(row: Row, seed: int, trial: int) -> tuple[list[Named], list[Permutat
         for other in noisy:
             noise = row.noise * first[path].std() * rng.normal(size=shape)
             other[path] = first[path] + noise
-    symmetry = Symmetry.from_axes(row.axes(), first)
     networks, truths = [first], []
     for other in noisy:
         orders = {group: rng.permutation(size) for group, size in symmetry.groups.items()}
@@ -129,6 +131,7 @@ def planted(row: Row, seed: int, trial: int) -> tuple[list[Named], list[Permutat
     return [as_float32(network) for network in networks], truths
 
 
+@functools.cache
 def residual_mlp(blocks: int) -> Callable[..., jax.Array]:
     """Return the function of the planted networks, for methods that look at activations."""
 
@@ -157,10 +160,9 @@ def measure(row: Row, name: str, method: AnyMethod, config: Config) -> dict[str,
     apply_fn = residual_mlp(row.blocks)
     x = jax.random.normal(jax.random.key(config.seed), (SAMPLES, row.inputs))
     needs_data = name in METHODS and METHODS[name].data in ("inputs", "targets")
-    trials, seconds = [], []
+    symmetry, trials, seconds = row.symmetry(), [], []
     for trial in range(config.trials):
-        networks, truths = planted(row, config.seed, trial)
-        symmetry = Symmetry.from_axes(row.axes(), networks[0])
+        networks, truths = planted(row, symmetry, config.seed, trial)
         found = align_many(
             networks,
             method=method,

@@ -1,16 +1,17 @@
 """Activations in the objective: one more tensor `[samples, units]` on every group."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from jaxfuse.activations.moments import Role, measure_moments
-from jaxfuse.matching.graduated_assignment import double_centred, noise_scale
-from jaxfuse.matching.problem import Problem
+from jaxfuse.matching.graduated_assignment import double_centred
 from jaxfuse.networks import Networks
 
 
 def activation_scores(
-    networks: Networks, problem: Problem, weight: float, *, role: Role = "output"
+    networks: Networks, noise: Mapping[str, jax.Array], weight: float, *, role: Role = "output"
 ) -> dict[str, jax.Array]:
     """Return what activations add to the scores of every node, for every pair of networks.
 
@@ -22,7 +23,7 @@ def activation_scores(
 
     Args:
         networks: the networks and the data.
-        problem: of two of the networks, which tells the noise of the weights.
+        noise: per node the noise of the weights, a number, or `[K, K]` for every pair.
         weight: of the activations against the weights.
         role: whether pre-activations ("output") or what layers take ("input") are compared.
 
@@ -30,12 +31,13 @@ def activation_scores(
         Per node that activations carry, `[K, K, n, n]`.
     """
     moments = measure_moments(networks, role=role)
-    noise = noise_scale(problem, problem.second_moments())
     count, scores = networks.count, {}
-    for node in moments.sites:
-        n = problem.sizes[node]
-        joint = moments.correlation(node).reshape(count, n, count, n).transpose(0, 2, 1, 3)
-        own = jnp.std(double_centred(joint[0, 1]))
+    for node, widths in moments.widths:
+        shape = (count, widths[0]) * 2
+        joint = moments.correlation(node).reshape(shape).transpose(0, 2, 1, 3)
+        # Of different networks, all pairs alike: no order of them counts.
+        apart = jnp.std(double_centred(joint), axis=(2, 3)) * (1 - jnp.eye(count))
+        own = jnp.sum(apart) / (count * (count - 1))
         scale = weight * noise[node] / jnp.where(own > 0, own, 1.0)
-        scores[node] = scale * joint
+        scores[node] = jnp.broadcast_to(scale, (count, count))[:, :, None, None] * joint
     return scores

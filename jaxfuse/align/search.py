@@ -16,6 +16,7 @@ from jaxfuse.correspondence import Correspondence, Method
 from jaxfuse.many.all_to_one import AllToOne
 from jaxfuse.many.problem import build_many
 from jaxfuse.matching import Solver, build_problem
+from jaxfuse.matching.graduated_assignment import noise_scale
 from jaxfuse.matching.nodes import nest
 from jaxfuse.matching.problem import Backend
 from jaxfuse.methods import METHODS, AnyMethod
@@ -126,6 +127,8 @@ def search(
 ) -> Found:
     """Run a method; outside jit wait for its result and say how long it took."""
     affinity = resolve("affinity", affinity, AFFINITIES)
+    if activation_weight < 0:
+        raise ValueError(f"activation_weight must be zero or more, got {activation_weight}")
     if isinstance(method, Method):
         method = _set(method, affinity, activation_weight, backend)
     # What is concrete has been looked at already.
@@ -242,7 +245,8 @@ def _match_weights(
         first, second = params
         problem = build_problem(first, second, symmetry, affinity, backend)
         if with_data:
-            pairs = activation_scores(networks, problem, activation_weight)
+            noise = noise_scale(problem, problem.second_moments())
+            pairs = activation_scores(networks, noise, activation_weight)
             nodes = {
                 node: own + pairs[node][0, 1] if node in pairs else own
                 for node, own in problem.nodes.items()
@@ -257,9 +261,8 @@ def _match_weights(
     many = AllToOne(method) if isinstance(method, Solver) else method
     problem = build_many(params, symmetry, affinity, backend)
     if with_data:
-        alone = jnp.eye(networks.count)
-        pair = problem.between(alone[0], alone[1], problem.identity())
-        problem = replace(problem, pairs=activation_scores(networks, pair, activation_weight))
+        pairs = activation_scores(networks, problem.noise(), activation_weight)
+        problem = replace(problem, pairs=pairs)
     found = many.solve_many(problem, key)
     maps = None
     if any(order.shape[1] != problem.sizes[node] for node, order in found.orders.items()):

@@ -71,7 +71,7 @@ def fuse(
     Raises:
         ValueError: as `align_params` and `average`, for a wrong number of alignments, for a repair
             that needs data without any, and for one that looks at parents where maps leave units
-            that not all networks have.
+            that not all networks have (under jit as far as shapes tell).
 
     Works under `jit` and `vmap`. Differentiable in the parameters, with the matching held fixed.
 

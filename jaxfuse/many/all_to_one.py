@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxfuse.many.problem import ManyProblem, Matchings
-from jaxfuse.many.universe import finish
 from jaxfuse.matching.portfolio import Portfolio
 from jaxfuse.matching.result import Solver
 from jaxfuse.status import Status
@@ -55,9 +54,11 @@ class AllToOne:
 
         others = (jnp.arange(1, problem.count), None if keys is None else keys[1:])
         permutations, finished = lax.map(match, others)
-        orders = {
-            node: jnp.concatenate([order[:1], permutations[node]])
-            for node, order in problem.identity().items()
-        }
-        found = finish(problem, orders, jnp.all(finished), jnp.zeros(1), problem.count - 1)
-        return found._replace(trace=found.objective[None])
+        orders, aligned = {}, jnp.bool_(True)
+        for node, order in problem.identity().items():
+            orders[node] = jnp.concatenate([order[:1], permutations[node]])
+            aligned &= jnp.all(orders[node] == order)
+        objective = problem.objective_at(orders)
+        stopped = jnp.where(jnp.all(finished), Status.CONVERGED, Status.NOT_CONVERGED)
+        status = jnp.where(aligned, Status.ALREADY_ALIGNED, stopped).astype(jnp.int32)
+        return Matchings(orders, objective, status, objective[None], jnp.int32(problem.count - 1))

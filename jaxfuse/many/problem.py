@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxfuse.affinity.block import HIGHEST, Affinity, FeatureAffinity, FeatureBlock
@@ -15,6 +16,7 @@ from jaxfuse.affinity.terms import list_terms
 from jaxfuse.assignment import invert_permutation
 from jaxfuse.many.bundle import Bundle
 from jaxfuse.many.stack import FeatureStack, MultilinearStack
+from jaxfuse.matching.graduated_assignment import noise_scale
 from jaxfuse.matching.nodes import list_nodes, node_name
 from jaxfuse.matching.problem import Backend, Problem
 from jaxfuse.matching.stacked import Link, stack_blocks, stack_slots
@@ -184,6 +186,23 @@ class ManyProblem:
         a, b = self.total(left, orders), self.total(right, orders)
         pairs = self.pair_scores(left, right, orders)
         return a.match(b, pairs, self.backend, self.parents)
+
+    def noise(self) -> dict[str, jax.Array]:
+        """Return per node the noise of the scores of every two networks, `[K, K]`."""
+        count, identity = self.count, self.identity()
+        pairs = np.stack(np.triu_indices(count, 1), axis=1)
+
+        def one(pair: jax.Array) -> dict[str, jax.Array]:
+            left, right = jax.nn.one_hot(pair, count)
+            two = self.between(left, right, identity)
+            return noise_scale(two, two.second_moments())
+
+        values = lax.map(one, jnp.asarray(pairs))
+        upper = {
+            node: jnp.zeros((count, count)).at[pairs[:, 0], pairs[:, 1]].set(each)
+            for node, each in values.items()
+        }
+        return {node: each + each.T for node, each in upper.items()}
 
     def pair_scores(
         self, left: jax.Array, right: jax.Array, orders: Mapping[str, jax.Array]

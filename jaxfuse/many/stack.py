@@ -36,7 +36,8 @@ class FeatureStack:
         rows, columns = orders[0][:, None, None], orders[1][None, None, :]
         middle = jnp.arange(self.features.shape[1])[None, :, None]
         # One gather of both axes is three times as fast as one after the other.
-        taken = self.features.at[rows, middle, columns].get(mode="clip")
+        at = self.features.at[rows, middle, columns]
+        taken = at.get(mode="clip", wrap_negative_indices=False)
         return taken * ((rows >= 0) & (columns >= 0)).astype(taken.dtype)
 
     def block(self, left: jax.Array, right: jax.Array) -> FeatureBlock:

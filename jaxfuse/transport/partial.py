@@ -12,6 +12,7 @@ from jaxfuse.activations.objective import activation_scores
 from jaxfuse.affinity import Affinity, Linear
 from jaxfuse.correspondence import Correspondence
 from jaxfuse.matching import Portfolio, Problem, Solver, build_problem
+from jaxfuse.matching.graduated_assignment import noise_scale
 from jaxfuse.matching.nodes import list_nodes
 from jaxfuse.matching.problem import Backend
 from jaxfuse.networks import Networks
@@ -220,9 +221,10 @@ def _problems(
 
     pairs: dict[str, jax.Array] = {}
     if watches and weighs:
-        pairs = activation_scores(
-            networks, between(0, 1), method.activation_weight, role=method.role
-        )
+        problems = [between(0, k) for k in range(1, networks.count)]
+        each = [noise_scale(problem, problem.second_moments()) for problem in problems]
+        noise = jax.tree.map(lambda *parts: sum(parts) / len(parts), *each)
+        pairs = activation_scores(networks, noise, method.activation_weight, role=method.role)
     elif watches:
         moments = measure_moments(networks, role=method.role)
         check_shown(moments, networks, "PartialMatching(compare='activations')")

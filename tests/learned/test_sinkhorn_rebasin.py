@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +141,46 @@ def test_losses_of_a_task_are_those_of_the_midpoint(pairs, loss):
     jax.tree.map(np.testing.assert_array_equal, again, found)
     other = method.align(networks, jax.random.key(2))
     assert np.abs(other.trace - found.trace).max() > 1e-4
+
+
+def midpoint_losses(a, b, x):
+    """Return all matchings, and their losses half way by the mean probabilities of the parents."""
+    right = sum(softmax(relu_network(params, x)[0][-1]) for params in (a, b)) / 2
+    every, losses = [itertools.permutations(range(n)) for n in SIZES.values()], []
+    choices = [dict(zip(SIZES, choice, strict=True)) for choice in itertools.product(*every)]
+    for choice in choices:
+        moved = moved_chain(b, {node: np.eye(len(p))[list(p)] for node, p in choice.items()})
+        middle = {path: (np.float64(leaf) + moved[path]) / 2 for path, leaf in a.items()}
+        losses.append(cross_entropy(relu_network(middle, x)[0][-1], right))
+    return choices, np.array(losses)
+
+
+def test_without_labels_the_midpoint_is_among_the_best_of_all(pairs):
+    networks, stacked, each, orders = pairs
+    # One pair is a network and itself.
+    twins = jax.tree.map(lambda leaf, twin: leaf.at[2].set(twin), stacked[1], each[2][0])
+    method = SinkhornRebasin("midpoint", batch_size=None)
+    keys = jax.random.split(jax.random.key(0), 6)
+    found = align_all(method, networks, (stacked[0], twins), keys)
+    columns = {node: np.asarray(order[:, 1]) for node, order in found.orders.items()}
+    for index in (0, 1, 3):
+        choices, losses = midpoint_losses(*each[index], networks.inputs[0])
+        chosen = choices.index({node: tuple(order[index]) for node, order in columns.items()})
+        np.testing.assert_allclose(-found.objective[index], losses[chosen], rtol=1e-4)
+        # The identity is the first of all.
+        assert losses[chosen] < losses[0]
+        assert np.sum(losses < losses[chosen]) < 0.01 * 576
+        if orders[index]:
+            planted_at = {node: tuple(order) for node, order in orders[index].items()}
+            assert choices[losses.argmin()] == planted_at
+    for node in SIZES:
+        np.testing.assert_array_equal(columns[node][1], orders[1][node])
+        np.testing.assert_array_equal(columns[node][2], np.arange(SIZES[node]))
+    assert found.status[2] == Status.ALREADY_ALIGNED
+    alone = method.align(dataclasses.replace(networks, params=each[3]), keys[3])
+    np.testing.assert_allclose(alone.trace, found.trace[3], rtol=1e-3)
+    for node, order in alone.orders.items():
+        np.testing.assert_array_equal(order, found.orders[node][3])
 
 
 def test_three_networks_and_an_optimiser_of_ones_own(pairs):

@@ -98,6 +98,16 @@ def test_planted_orders_come_back_also_compiled_and_batched(pair):
     assert both.status == Status.CONVERGED
 
 
+def test_a_network_and_itself_stay_as_they_are(pair):
+    """Its own probabilities are the labels, so no other network has a smaller loss."""
+    twins = dataclasses.replace(pair, params=(pair.params[0],) * 2)
+    found = METHOD.align(twins, jax.random.key(0))
+    assert found.status == Status.ALREADY_ALIGNED
+    np.testing.assert_array_equal(found.orders["w0"][1], np.arange(UNITS))
+    right = softmax(logits(pair.params[0], pair.inputs[0]))
+    np.testing.assert_allclose(-found.objective, -np.sum(right * np.log(right)) / 40, rtol=1e-5)
+
+
 def test_what_is_refused(pair):
     with pytest.raises(ValueError, match="pass key="):
         METHOD.align(pair)

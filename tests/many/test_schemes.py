@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from jaxfuse.many import AllToOne, Hierarchical, MergeMany, Sequential
 from jaxfuse.matching import CoordinateAscent, FrankWolfe
 from jaxfuse.status import Status
+from jaxfuse.symmetry import Symmetry
 from tests.many.instances import (
     AXES,
     SCHEMES,
@@ -138,6 +139,16 @@ def test_vmap_equals_the_loop_where_tensors_join_groups(instances):
         np.testing.assert_allclose(batched.trace[index], single.trace, rtol=1e-4, atol=1e-4)
         for group, order in single.orders.items():
             np.testing.assert_array_equal(batched.orders[group][index], order)
+
+
+def test_what_others_have_in_common_counts_nothing_in_all_to_one():
+    """Two networks that are in one order, and large, but not in that of the first."""
+    first = {"w": np.float32([[1.0, 2.0, 3.0, 4.0]])}
+    other = {"w": np.float32([[40.0, 10.0, 30.0, 20.0]])}
+    symmetry = Symmetry.from_axes({"w": (None, "h")}, first)
+    found = solve(AllToOne(WALK), build([first, other, other], symmetry))
+    assert found.status == Status.CONVERGED
+    np.testing.assert_array_equal(found.orders["h"], [[0, 1, 2, 3], *[[1, 3, 2, 0]] * 2])
 
 
 @pytest.mark.parametrize("kind", [AllToOne, Sequential, Hierarchical])
