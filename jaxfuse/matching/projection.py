@@ -46,7 +46,7 @@ def assign(
         for node in level:
             parent = parent_of[node]
             entries = (fixed[parent] if parent in fixed else totals[parent]).shape[0]
-            blocks = _pairs(totals[node], entries)
+            blocks = entry_pairs(totals[node], entries)
             if parent in fixed:
                 image = fixed[parent][:, None, None, None]
                 blocks = jnp.take_along_axis(blocks, image, axis=1)
@@ -98,7 +98,7 @@ def soften(
 
     for level in _levels(parent_of):
         entries = {node: totals[parent_of[node]].shape[0] for node in level}
-        pairs = {node: _pairs(totals[node], entries[node]) for node in level}
+        pairs = {node: entry_pairs(totals[node], entries[node]) for node in level}
         taus = {node: jnp.full((entries[node],) * 2, tau[node]) for node in level}
         for node, (plan, dual) in _by_block(project, pairs, taus, potentials).items():
             inner[node], ended[node] = plan, dual
@@ -140,7 +140,7 @@ def _levels(parent_of: Mapping[str, str]) -> list[list[str]]:
     ]
 
 
-def _pairs(scores: jax.Array, entries: int) -> jax.Array:
+def entry_pairs(scores: jax.Array, entries: int) -> jax.Array:
     """View flat scores as one matrix for every pair of entries, `[entries, entries, n, n]`."""
     n = scores.shape[0] // entries
     return scores.reshape(entries, n, entries, n).swapaxes(1, 2)

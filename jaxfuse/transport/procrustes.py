@@ -17,7 +17,7 @@ from jaxfuse.correspondence import Correspondence
 from jaxfuse.matching import CoordinateAscent, Problem, Solver, build_problem
 from jaxfuse.matching.nodes import list_nodes
 from jaxfuse.matching.problem import Backend
-from jaxfuse.matching.projection import assign
+from jaxfuse.matching.projection import assign, entry_pairs
 from jaxfuse.networks import Networks
 from jaxfuse.status import Status
 from jaxfuse.symmetry.spec import Symmetry
@@ -214,15 +214,15 @@ def _rotate(
         return {node: _polar(scores[node], to[node]) for node in own}
     totals = {node: scores[node] for node in tree if node not in rotated}
     for node in own:
-        blocks = _pairs(scores[node], problem.sizes[parents[node]])
+        blocks = entry_pairs(scores[node], problem.sizes[parents[node]])
         totals[parents[node]] += jnp.sum(jnp.linalg.svd(blocks, compute_uv=False), axis=-1)
     outer = assign(totals, problem.backend, problem.parents)
     found = {node: jax.nn.one_hot(order, len(order)) for node, order in outer.items()}
     for node in own:
         order = outer[parents[node]]
         entries = jnp.arange(len(order))
-        chosen = _pairs(scores[node], len(order))[entries, order]
-        before = _pairs(to[node], len(order))[entries, order]
+        chosen = entry_pairs(scores[node], len(order))[entries, order]
+        before = entry_pairs(to[node], len(order))[entries, order]
         blocks = jnp.zeros((len(order), len(order), *chosen.shape[1:]))
         blocks = blocks.at[entries, order].set(jax.vmap(_polar)(chosen, before))
         found[node] = blocks.swapaxes(1, 2).reshape(scores[node].shape)
@@ -235,12 +235,6 @@ def _polar(scores: jax.Array, before: jax.Array) -> jax.Array:
     pull = jnp.where(jnp.any(before != 0), before, jnp.eye(len(before)))
     u, _, vt = jnp.linalg.svd(scores + _INERTIA * jnp.where(size > 0, size, 1.0) * pull)
     return jnp.dot(u, vt, precision=HIGHEST)
-
-
-def _pairs(scores: jax.Array, entries: int) -> jax.Array:
-    """View flat scores as one matrix for every pair of entries, `[entries, entries, n, n]`."""
-    n = scores.shape[0] // entries
-    return scores.reshape(entries, n, entries, n).swapaxes(1, 2)
 
 
 def _rotated(method: Procrustes, symmetry: Symmetry) -> frozenset[str]:
