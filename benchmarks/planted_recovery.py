@@ -7,6 +7,7 @@ the JSON file holds are kept.
 import functools
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
@@ -31,6 +32,7 @@ from jaxfuse import (
     infer_symmetry,
     permute,
 )
+from jaxfuse.atomic import write_text
 from jaxfuse.methods import METHODS, AnyMethod
 from jaxfuse.status import Status
 
@@ -44,6 +46,8 @@ VARIANTS: dict[str, AnyMethod] = {
     "coordinate_ascent, random order": CoordinateAscent(order="random"),
     PLAIN: GraduatedAssignment(reaction=0, steps=30),
 }
+NORMALISED = ", normalised"  # the same methods on tensors that are divided by their spread
+_LEAST = 3
 SAMPLES = 300  # inputs for methods that look at activations
 
 
@@ -79,7 +83,7 @@ class Row:
 _WIDE = Row(width=64, inner=64, inputs=3, outputs=10, blocks=4, noise=0.0)
 _NARROW = Row(width=30, inner=50, inputs=5, outputs=5, blocks=4, noise=0.0)
 _LARGE = Row(width=128, inner=128, inputs=3, outputs=10, blocks=4, noise=2.0)
-_MANY = replace(_WIDE, blocks=2, noise=2.0)
+_MANY = replace(_WIDE, blocks=2, noise=1.5)
 ROWS = (
     _NARROW,
     replace(_NARROW, noise=0.5),
@@ -96,32 +100,43 @@ class Config:
 
     Attributes:
         trials: random problems a row.
+        budget: seconds after which a method gets no further trial of a row, once it had three.
         seed: of the problems; trial t of every row of one shape draws the same numbers.
         only: pattern of methods.
         json: file for the results, with those of every trial; rows that it holds are kept.
+        markdown: file for the table.
         fresh: measure all rows again.
     """
 
     trials: int = 20
+    budget: float = 40.0
     seed: int = 0
     only: str = "*"
     json: Path | None = None
+    markdown: Path | None = None
     fresh: bool = False
 
 
 def planted(
     row: Row, symmetry: Symmetry, seed: int, trial: int
 ) -> tuple[list[Named], list[Permutations]]:
-    """Draw a network and its noisy permuted copies, with what undoes the order of each."""
+    """Draw a network and its noisy permuted copies, with what undoes the order of each.
+
+    Of more than two networks all are copies of one that is not among them, with noise that makes
+    any two differ as much as a pair does: none is better than the others.
+    """
     rng = np.random.default_rng((seed, trial))
     shapes = row.shapes()
     first: Named = {}
     noisy: list[Named] = [{} for _ in range(row.networks - 1)]
+    level = row.noise if row.networks == 2 else row.noise / np.sqrt(2)
     for path, shape in shapes.items():
         first[path] = rng.normal(size=shape) / np.sqrt(shape[0])
+        spread = first[path].std()
         for other in noisy:
-            noise = row.noise * first[path].std() * rng.normal(size=shape)
-            other[path] = first[path] + noise
+            other[path] = first[path] + level * spread * rng.normal(size=shape)
+        if row.networks > 2:
+            first[path] = first[path] + level * spread * rng.normal(size=shape)
     networks, truths = [first], []
     for other in noisy:
         orders = {group: rng.permutation(size) for group, size in symmetry.groups.items()}
@@ -152,6 +167,8 @@ def methods(row: Row, config: Config) -> dict[str, AnyMethod]:
         named = {name: named[name] for name in named if name in joint | {DEFAULT}}
     else:
         named |= VARIANTS
+    for name in (DEFAULT, "annealed_merge_many"):
+        named[name + NORMALISED] = named[name]
     return {name: method for name, method in named.items() if fnmatch(name, config.only)}
 
 
@@ -161,12 +178,16 @@ def measure(row: Row, name: str, method: AnyMethod, config: Config) -> dict[str,
     x = jax.random.normal(jax.random.key(config.seed), (SAMPLES, row.inputs))
     needs_data = name in METHODS and METHODS[name].data in ("inputs", "targets")
     symmetry, trials, seconds = row.symmetry(), [], []
+    started = time.perf_counter()
     for trial in range(config.trials):
+        if trial >= _LEAST and time.perf_counter() - started > config.budget:
+            break
         networks, truths = planted(row, symmetry, config.seed, trial)
         found = align_many(
             networks,
             method=method,
             symmetry=symmetry,
+            affinity="normalised" if name.endswith(NORMALISED) else "linear",
             apply_fn=apply_fn if needs_data else None,
             inputs=x if needs_data else None,
             key=jax.random.key(trial),
@@ -187,14 +208,15 @@ def measure(row: Row, name: str, method: AnyMethod, config: Config) -> dict[str,
             }
             ratio = float(objective_ratio(networks, symmetry, found.permutations, right))
         status = Status(int(found.status)).name
-        trials.append({"recovered": share == 1, "units": share, "ratio": ratio, "status": status})
-    ratios = [trial["ratio"] for trial in trials if trial["ratio"] is not None]
+        trials.append((share, ratio, status))
+    shares, ratios, statuses = zip(*trials, strict=True)
+    known = [ratio for ratio in ratios if ratio is not None]
     return {
-        "recovered": sum(trial["recovered"] for trial in trials),
-        "units": float(np.mean([trial["units"] for trial in trials])),
-        "mean_ratio": float(np.mean(ratios)) if ratios else None,
+        "recovered": sum(share == 1 for share in shares),
+        "units": float(np.mean(shares)),
+        "mean_ratio": float(np.mean(known)) if known else None,
         "seconds_per_trial": float(np.median(seconds[1:] or seconds)),
-        "trials": trials,
+        "trials": {"units": shares, "ratio": ratios, "status": statuses},
     }
 
 
@@ -219,12 +241,12 @@ def permutations_of(found: Any) -> dict[str, np.ndarray]:
 
 def missed(entry: Mapping[str, Any], others: Sequence[str]) -> list[int]:
     """Return the trials that one of the others recovers, and the default does not."""
-    outcomes = zip(*(entry[name]["trials"] for name in others), strict=True)
-    default = entry[DEFAULT]["trials"]
+    outcomes = zip(*(entry[name]["trials"]["units"] for name in others), strict=True)
+    default = entry[DEFAULT]["trials"]["units"]
     return [
         index
-        for index, each in enumerate(outcomes)
-        if any(o["recovered"] for o in each) and not default[index]["recovered"]
+        for index, shares in enumerate(outcomes)
+        if any(share == 1 for share in shares) and default[index] != 1
     ]
 
 
@@ -233,25 +255,43 @@ def label(row: Row) -> str:
     return f"{shape}; K={row.networks}; {row.noise:g}"
 
 
-def table(results: Sequence[Mapping[str, Any]], trials: int) -> Table:
-    """Lay out the results, a method a line: trials recovered, share of units, seconds a trial."""
-    title = f"Trials recovered of {trials} | % of the units | seconds a trial"
-    result = Table(title=title)
-    result.add_column("method", no_wrap=True)
-    for entry in results:
-        result.add_column(label(Row(**entry["row"])), justify="right")
+def cells(results: Sequence[Mapping[str, Any]], trials: int) -> list[list[str]]:
+    """Return the head and a line a method: trials recovered, share of units, seconds a trial."""
+    lines = [["method", *(label(Row(**entry["row"])) for entry in results)]]
     for name in dict.fromkeys(name for entry in results for name in entry["methods"]):
-        cells = []
+        line = [name]
         for entry in results:
             found = entry["methods"].get(name)
-            cells.append(
-                f"{found['recovered']} | {100 * found['units']:.0f} | "
-                f"{found['seconds_per_trial']:.3g}"
-                if found
-                else "-"
-            )
-        result.add_row(name, *cells)
+            if found is None:
+                line.append("-")
+                continue
+            tried = len(found["trials"]["units"])
+            recovered = f"{found['recovered']}" + (f" of {tried}" if tried < trials else "")
+            seconds = f"{found['seconds_per_trial']:.2g} s"
+            line.append(f"{recovered}, {100 * found['units']:.0f} %, {seconds}")
+        lines.append(line)
+    return lines
+
+
+def table(results: Sequence[Mapping[str, Any]], trials: int) -> Table:
+    """Lay out the results for a terminal."""
+    head, *lines = cells(results, trials)
+    result = Table(title=f"Trials recovered of {trials}, units recovered, seconds a trial")
+    for index, column in enumerate(head):
+        result.add_column(column, justify="right" if index else "left", no_wrap=not index)
+    for line in lines:
+        result.add_row(*line)
     return result
+
+
+def markdown(results: Sequence[Mapping[str, Any]], trials: int) -> str:
+    """Lay out the results as Markdown."""
+    head, *lines = cells(results, trials)
+    rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    title = f"Trials recovered of {trials}, units recovered, and seconds a trial"
+    note = "A column: width, inner width, inputs, outputs and blocks; networks; noise."
+    body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"# {title}\n\n{note}\n\n{body}\n"
 
 
 def verdict(results: Sequence[Mapping[str, Any]]) -> str:
@@ -291,12 +331,15 @@ def main(config: Config) -> None:
                 console.print(f"{label(row)}, {name}: refused: {error}", soft_wrap=True)
                 continue
             console.print(
-                f"{label(row)}, {name}: {found[name]['recovered']} of {config.trials}, "
+                f"{label(row)}, {name}: {found[name]['recovered']} of "
+                f"{len(found[name]['trials']['units'])}, "
                 f"{found[name]['seconds_per_trial']:.3g} s"
             )
             if config.json is not None:
                 content = {"trials": config.trials, "seed": config.seed}
                 write_json(config.json, {**content, "rows": results})
+    if config.markdown is not None:
+        write_text(config.markdown, markdown(results, config.trials))
     console.print(table(results, config.trials))
     console.print(verdict(results))
 

@@ -30,7 +30,7 @@ from jaxfuse.symmetry.axes import is_statistic
 from jaxfuse.symmetry.tree import map_named
 
 PyTree = Any
-METHODS_MEASURED = ("merge_many", "universe_frank_wolfe", "gamf", "hierarchical", "all_to_one")
+METHODS_MEASURED = ("annealed_merge_many", "merge_many", "hierarchical", "all_to_one")
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,11 @@ METHODS: dict[str, Entry] = {
     "merge_many": Entry(
         MergeMany(), "Git Re-Basin's MergeMany, from all to one; ICLR 2023", many="jointly"
     ),
+    "annealed_merge_many": Entry(
+        MergeMany(start=MergeMany(solver=GraduatedAssignment(polish=None), max_sweeps=3)),
+        "MergeMany whose first steps are graduated assignments",
+        many="jointly",
+    ),
     "universe_frank_wolfe": Entry(
         UniverseFrankWolfe(), "C2M3: Crisostomi et al., NeurIPS 2024", many="jointly"
     ),

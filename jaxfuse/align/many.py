@@ -44,7 +44,7 @@ class Alignments(NamedTuple):
 def align_many(
     params: Sequence[PyTree],
     *,
-    method: AnyMethod | str = "merge_many",
+    method: AnyMethod | str = "annealed_merge_many",
     symmetry: Symmetry | Sequence[Symmetry] | None = None,
     affinity: Affinity | str = "linear",
     apply_fn: ApplyFunction | None = None,
@@ -62,7 +62,9 @@ def align_many(
 
     Args:
         params: K parameter trees, as `align_params` takes them.
-        method: a name of `jaxfuse.methods.METHODS` or an instance.
+        method: a name of `jaxfuse.methods.METHODS` or an instance. "annealed_merge_many" measures
+            best: all to the first, then each to the sum of the others, by graduated assignment and
+            last by coordinate ascent.
         symmetry: as in `align_params`; one for each network where the widths differ.
         affinity: as in `align_params`.
         apply_fn: as in `align_params`.

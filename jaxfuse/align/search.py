@@ -32,6 +32,7 @@ from jaxfuse.transport.scale import ScaleAlignment
 PyTree = Any
 AFFINITIES: dict[str, Affinity] = {
     "linear": Linear(),
+    "normalised": Linear(normalised=True),
     "gaussian": Gaussian(),
     "exact_gaussian": ExactGaussian(),
 }

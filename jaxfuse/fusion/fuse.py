@@ -46,8 +46,8 @@ def fuse(
         weights: the share of each network, normalised to sum to one; equal by default.
         alignment: what `align_many(params)` returned, or `align_params(params[0], params[k])` for
             k = 1 ... K - 1 (a single one for two networks), where that is known already.
-        method: as in `align_params`; "portfolio" for two networks by default, "merge_many" for
-            more.
+        method: as in `align_params`; "portfolio" for two networks by default,
+            "annealed_merge_many" for more.
         symmetry: as in `align_params`; not needed where the alignment is given and no repair is
             wanted.
         affinity: as in `align_params`.
@@ -136,7 +136,7 @@ def _align(
 ) -> Alignment | Alignments:
     if len(params) == 2:
         return align_params(*params, method=method or "portfolio", **options)
-    return align_many(params, method=method or "merge_many", **options)
+    return align_many(params, method=method or "annealed_merge_many", **options)
 
 
 def _collect(

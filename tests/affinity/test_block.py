@@ -10,8 +10,17 @@ from jaxfuse.symmetry import TensorAxes
 from tests.oracles import affinity as oracle
 
 N, M, E = 5, 4, 3
+
+
+def normalised(a, b):
+    """Return the linear affinity of edges over the root of their mean square in both."""
+    square = (np.mean(np.float64(a) ** 2) + np.mean(np.float64(b) ** 2)) / 2
+    return oracle.linear(a, b) / square
+
+
 AFFINITIES = {
     "linear": (Linear(), oracle.linear),
+    "normalised": (Linear(normalised=True), normalised),
     "exact": (ExactGaussian(1.0), lambda a, b: oracle.gaussian(a, b, 1.0)),
     "tiled": (ExactGaussian(1.0, memory=1e-6), lambda a, b: oracle.gaussian(a, b, 1.0)),
     "gaussian": (Gaussian(1.0, rank=40), lambda a, b: oracle.gaussian(a, b, 1.0)),
