@@ -128,7 +128,7 @@ def measure(
         units = float(np.mean(np.concatenate(hits)))
     return {
         "seconds": run,
-        "compile_seconds": seconds[0] - run,
+        "compile_seconds": max(seconds[0] - run, 0.0),
         "objective": float(problem.objective_at(found.permutations)),
         "units": units,
         "cycle_consistent": is_cycle_consistent(found.permutations),
@@ -164,7 +164,8 @@ def main(config: Config) -> None:
             rows.append({"networks": kind, "method": method, **row})
             console.print(rows[-1])
             if config.json is not None:
-                write_json(config.json, {"config": asdict(config), "rows": rows})
+                settings = {name: each for name, each in asdict(config).items() if name != "json"}
+                write_json(config.json, {"settings": settings, "rows": rows})
     for row in rows:
         table.add_row(
             row["networks"],
