@@ -266,6 +266,8 @@ def measure(pair: Pair, judge: Judge, method: str, data: bool) -> Row:
     repaired = ResetStatistics() if judge.has_statistics else RepairActivations()
 
     by_maps = alignment.maps is not None
+    # Other maps take network B to another function: there is no line between the two.
+    keeps_function = not by_maps or method in ("procrustes", "scale")
 
     def score(**options: Any) -> float | None:
         try:
@@ -289,7 +291,7 @@ def measure(pair: Pair, judge: Judge, method: str, data: bool) -> Row:
         noise=None if judge.has_statistics else score(repair=LeastSquares(), inputs=noise),
         repaired=score(repair=repaired, inputs=pair.fit),
         fitted=score(repair=LeastSquares(), inputs=pair.fit),
-        barrier=judge.barrier(alignment.params) if entry.widths is False else None,
+        barrier=judge.barrier(alignment.params) if keeps_function else None,
         objective=objective,
         seconds=seconds,
         compile_seconds=max(first - seconds, 0.0),
