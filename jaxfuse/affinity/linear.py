@@ -19,8 +19,7 @@ class Linear:
     Attributes:
         normalised: divide every tensor by the root of its mean square over the networks. Where
             networks differ by noise in proportion to each tensor, this weighs the tensors as the
-            likelihood does, and more noise is survived (`benchmarks/planted_recovery.py`). Real
-            pairs fuse as well or slightly worse with it.
+            likelihood does, and more noise is survived (`benchmarks/planted_recovery.py`).
 
     Examples:
         >>> import jax.numpy as jnp
