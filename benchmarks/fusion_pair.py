@@ -38,7 +38,7 @@ from jaxfuse.training import evaluate
 SOLVERS = {
     "frank_wolfe": FrankWolfe(),
     "graduated_assignment": GraduatedAssignment(),
-    "plain graduated_assignment": GraduatedAssignment(reaction=0.0, steps=30),
+    "plain graduated_assignment": GraduatedAssignment(reaction=0.0, balanced=False, steps=30),
     "portfolio": Portfolio(),
 }
 AFFINITIES = {"linear": Linear()} | {

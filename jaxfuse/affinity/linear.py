@@ -17,7 +17,7 @@ class Linear:
     reordered B (Ainsworth et al., ICLR 2023, eq. 1).
 
     Attributes:
-        normalised: divide every tensor by the root of its mean square over the networks. Where
+        normalised: divide every tensor by the root of its mean square. Where
             networks differ by noise in proportion to each tensor, this weighs the tensors as the
             likelihood does, and more noise is survived (`benchmarks/planted_recovery.py`).
 
@@ -45,9 +45,14 @@ class Linear:
         """Return the edges `[n, m, e]` of any number of networks as features `[n, e, m]`."""
         return tuple(jnp.swapaxes(each, 1, 2) for each in self._scaled(*edges))
 
+    def mean_square(self, *edges: jax.Array) -> jax.Array:
+        """Return the geometric mean over networks of the mean square of their edges."""
+        squares = [jnp.mean(jnp.square(each)) for each in self._scaled(*edges)]
+        return jnp.exp(jnp.mean(jnp.log(jnp.stack(squares))))
+
     def _scaled(self, *edges: jax.Array) -> tuple[jax.Array, ...]:
         if not self.normalised:
             return edges
-        square = sum(jnp.mean(jnp.square(each)) for each in edges) / len(edges)
+        square = Linear().mean_square(*edges)
         scale = jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
         return tuple(each * scale for each in edges)

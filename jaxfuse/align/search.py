@@ -246,13 +246,11 @@ def _match_weights(
         first, second = params
         problem = build_problem(first, second, symmetry, affinity, backend)
         if with_data:
-            noise = noise_scale(problem, problem.second_moments())
+            noise, even = noise_scale(problem), noise_scale(problem.balanced())
             pairs = activation_scores(networks, noise, activation_weight)
-            nodes = {
-                node: own + pairs[node][0, 1] if node in pairs else own
-                for node, own in problem.nodes.items()
-            }
-            problem = replace(problem, nodes=nodes)
+            scores = {node: each[0, 1] for node, each in pairs.items()}
+            balanced = {node: each * (even[node] / noise[node]) for node, each in scores.items()}
+            problem = problem.plus(scores, balanced)
         matching = method.solve(problem, key=key)
         orders = {
             node: jnp.stack([jnp.arange(len(p), dtype=jnp.int32), p])
@@ -262,8 +260,12 @@ def _match_weights(
     many = AllToOne(method) if isinstance(method, Solver) else method
     problem = build_many(params, symmetry, affinity, backend)
     if with_data:
-        pairs = activation_scores(networks, problem.noise(), activation_weight)
-        problem = replace(problem, pairs=pairs)
+        noise, even = problem.noise()
+        pairs = activation_scores(networks, noise, activation_weight)
+        # Two of one network have no noise.
+        apart = 1 - jnp.eye(problem.count)
+        weights = {node: even[node] / jnp.where(apart, noise[node], 1.0) for node in pairs}
+        problem = replace(problem, pairs=pairs, pair_weights=weights)
     found = many.solve_many(problem, key)
     maps = None
     if any(order.shape[1] != problem.sizes[node] for node, order in found.orders.items()):

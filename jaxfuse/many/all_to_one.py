@@ -47,8 +47,11 @@ class AllToOne:
 
         def match(step: tuple[jax.Array, jax.Array | None]) -> tuple:
             k, own_key = step
-            pairs = {node: scores[0, k] for node, scores in problem.pairs.items()}
-            two = reference.match(problem.network(k), pairs, problem.backend, problem.parents)
+            two = problem.match(
+                reference,
+                problem.network(k),
+                lambda pairs: {node: scores[0, k] for node, scores in pairs.items()},
+            )
             matching = self.solver.solve(two, key=own_key)
             return matching.permutations, matching.status != Status.NOT_CONVERGED
 

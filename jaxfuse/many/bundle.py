@@ -2,16 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.many.stack import FeatureStack, MultilinearStack
-from jaxfuse.matching.problem import Backend, Problem
+from jaxfuse.matching.problem import Backend, Balance, Problem
 from jaxfuse.matching.stacked import Link, stack_slots
 
 Stack = FeatureStack | MultilinearStack
+
+
+class Weights(NamedTuple):
+    """Of features in the balanced problem: the reciprocal of their tensor's mean square.
+
+    Attributes:
+        units: per node, of what each unit has of its own, `[e]`.
+        factors: per block and tensor, `[L]`.
+    """
+
+    units: dict[str, jax.Array]
+    factors: tuple[jax.Array, ...]
 
 
 @jax.tree_util.register_dataclass
@@ -54,28 +67,34 @@ class Bundle:
     def match(
         self,
         other: "Bundle",
-        pairs: Mapping[str, jax.Array],
         backend: Backend = "auto",
         parents: tuple[tuple[str, str], ...] = (),
+        weights: Weights | None = None,
     ) -> Problem:
         """Return the problem of matching another bundle to this one.
 
         Args:
             other: what is matched; its units may stand in any order.
-            pairs: per node scores to add.
             backend: who solves assignments.
             parents: pairs of a node and its parent.
+            weights: of the features in the balanced problem.
         """
-        nodes = {
-            node: jnp.dot(features, other.units[node].T, precision=HIGHEST)
-            for node, features in self.units.items()
-        }
-        nodes |= {node: nodes[node] + scores for node, scores in pairs.items()}
+
+        def compare(units: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            return {
+                node: jnp.dot(features, other.units[node].T, precision=HIGHEST)
+                for node, features in units.items()
+            }
+
+        balance = None
+        if weights is not None:
+            even = {node: own * weights.units[node][None] for node, own in self.units.items()}
+            balance = Balance(compare(even), weights.factors)
         blocks = tuple(
             jax.vmap(lambda mine, theirs: mine.block(mine.features, theirs.features))(*both)
             for both in zip(self.blocks, other.blocks, strict=True)
         )
-        return Problem(nodes, blocks, self.links, backend, parents)
+        return Problem(compare(self.units), blocks, self.links, backend, parents, balance)
 
     def norm(self) -> jax.Array:
         """Return the squared norm of all features."""

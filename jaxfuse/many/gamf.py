@@ -1,6 +1,6 @@
 """GAMF for many networks: annealed matchings into one universe."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -11,7 +11,7 @@ from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.many.annealing import Annealing, Matrices
 from jaxfuse.many.bundle import Bundle
 from jaxfuse.many.merge_many import MergeMany
-from jaxfuse.many.problem import ManyProblem, Matchings
+from jaxfuse.many.problem import ManyProblem, Matchings, pick_weighted
 from jaxfuse.many.universe import finish, widen
 from jaxfuse.matching.graduated_assignment import noise_scale
 from jaxfuse.matching.problem import Backend, Problem
@@ -100,9 +100,8 @@ class _Gradient:
 
         def one(k: jax.Array) -> Matrices:
             own, weight = problem.network(k), jax.nn.one_hot(k, count)
-            pairs = problem.pair_scores(1 - weight, weight, problem.identity())
-            two = (total - own).match(own, pairs)
-            return noise_scale(two, two.second_moments())
+            pick = pick_weighted(1 - weight, weight, problem.identity())
+            return noise_scale(problem.match(total - own, own, pick))
 
         return lax.map(one, jnp.arange(count))
 
@@ -119,13 +118,16 @@ class _Gradient:
         total, matchings = carried
         others = total - self._standing(k, own)
         weight = 1 - jax.nn.one_hot(k, self.problem.count)
-        pairs = {
-            node: jnp.einsum(
-                "l,lun,lnm->um", weight, matchings[node], scores[:, k], precision=HIGHEST
-            )
-            for node, scores in self.problem.pairs.items()
-        }
-        two = others.match(self.problem.network(k), pairs, self.backend, self.parents)
+
+        def pick(pairs: Mapping[str, jax.Array]) -> Matrices:
+            return {
+                node: jnp.einsum(
+                    "l,lun,lnm->um", weight, matchings[node], scores[:, k], precision=HIGHEST
+                )
+                for node, scores in pairs.items()
+            }
+
+        two = self.problem.match(others, self.problem.network(k), pick)
         return others, matchings, two
 
     def scores(

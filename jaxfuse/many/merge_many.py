@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxfuse.many.all_to_one import AllToOne
 from jaxfuse.many.bundle import Bundle
-from jaxfuse.many.problem import ManyProblem, ManySolver, Matchings, Orders
+from jaxfuse.many.problem import ManyProblem, ManySolver, Matchings, Orders, pick_weighted
 from jaxfuse.many.universe import finish
 from jaxfuse.matching.coordinate_ascent import CoordinateAscent
 from jaxfuse.matching.result import Solver
@@ -122,8 +122,7 @@ class MergeMany:
         own = problem.standing(k, orders)
         others = total - own
         one = jax.nn.one_hot(k, problem.count)
-        pairs = problem.pair_scores(1 - one, one, orders)
-        two = others.match(own, pairs, problem.backend, problem.parents)
+        two = problem.match(others, own, pick_weighted(1 - one, one, orders))
         now = two.objective_at(two.identity())
         matching = self.solver.solve(two, key=key)
         gained = matching.objective - now > self.tolerance * jnp.abs(now)

@@ -1,7 +1,7 @@
 """The problem of matching K networks: one differentiable objective through a universe."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,17 +14,18 @@ from jaxfuse.affinity.block import HIGHEST, Affinity, FeatureAffinity, FeatureBl
 from jaxfuse.affinity.multilinear import multilinear_block
 from jaxfuse.affinity.terms import list_terms
 from jaxfuse.assignment import invert_permutation
-from jaxfuse.many.bundle import Bundle
+from jaxfuse.many.bundle import Bundle, Weights
 from jaxfuse.many.stack import FeatureStack, MultilinearStack
 from jaxfuse.matching.graduated_assignment import noise_scale
 from jaxfuse.matching.nodes import list_nodes, node_name
-from jaxfuse.matching.problem import Backend, Problem
-from jaxfuse.matching.stacked import Link, stack_blocks, stack_slots
+from jaxfuse.matching.problem import Backend, Problem, balancing
+from jaxfuse.matching.stacked import Link, alike, grouped, stack, stack_slots
 from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import named_leaves
 
 PyTree = Any
 Orders = dict[str, jax.Array]
+Pick = Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]]
 
 
 class Matchings(NamedTuple):
@@ -75,6 +76,8 @@ class ManyProblem:
             a block: axes over the networks, over the tensors, then those of one tensor.
         links: per block and tensor its nodes.
         pairs: per node the scores `[K, K, n, n]` that activations add; may be empty.
+        pair_weights: per node what those weigh in the balanced problem, `[K, K]`.
+        weights: what features weigh there; None for an affinity that weighs all tensors alike.
         backend: who solves assignments, as in `jaxfuse.hungarian`.
         parents: pairs of a node and its parent, for the nodes that have one.
     """
@@ -83,6 +86,8 @@ class ManyProblem:
     blocks: tuple[FeatureStack | MultilinearStack, ...]
     links: tuple[tuple[Link, ...], ...] = field(metadata={"static": True})
     pairs: dict[str, jax.Array] = field(default_factory=dict)
+    pair_weights: dict[str, jax.Array] = field(default_factory=dict)
+    weights: Weights | None = None
     backend: Backend = field(default="auto", metadata={"static": True})
     parents: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
 
@@ -184,32 +189,57 @@ class ManyProblem:
             orders: int32 `[K, N]` per node.
         """
         a, b = self.total(left, orders), self.total(right, orders)
-        pairs = self.pair_scores(left, right, orders)
-        return a.match(b, pairs, self.backend, self.parents)
+        return self.match(a, b, pick_weighted(left, right, orders))
 
-    def noise(self) -> dict[str, jax.Array]:
-        """Return per node the noise of the scores of every two networks, `[K, K]`."""
+    def match(self, reference: Bundle, other: Bundle, pick: Pick) -> Problem:
+        """Return the problem of matching one bundle of features to another.
+
+        Args:
+            reference: what is matched to, as it stands.
+            other: what is matched.
+            pick: takes what activations add to the node scores `[N, N]` out of `[K, K, n, n]`.
+        """
+        balanced = {
+            node: scores * self.pair_weights[node][:, :, None, None]
+            for node, scores in self.pairs.items()
+            if node in self.pair_weights
+        }
+        two = reference.match(other, self.backend, self.parents, self.weights)
+        return two.plus(pick(self.pairs), pick(balanced))
+
+    def noise(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Return per node the noise of the scores of every two networks, `[K, K]`.
+
+        Returns:
+            That of the problem, and that of the balanced one.
+        """
         count, identity = self.count, self.identity()
         pairs = np.stack(np.triu_indices(count, 1), axis=1)
 
-        def one(pair: jax.Array) -> dict[str, jax.Array]:
+        def one(pair: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
             left, right = jax.nn.one_hot(pair, count)
             two = self.between(left, right, identity)
-            return noise_scale(two, two.second_moments())
+            return noise_scale(two), noise_scale(two.balanced())
 
-        values = lax.map(one, jnp.asarray(pairs))
-        upper = {
-            node: jnp.zeros((count, count)).at[pairs[:, 0], pairs[:, 1]].set(each)
-            for node, each in values.items()
-        }
-        return {node: each + each.T for node, each in upper.items()}
+        def square(each: jax.Array) -> jax.Array:
+            upper = jnp.zeros((count, count)).at[pairs[:, 0], pairs[:, 1]].set(each)
+            return upper + upper.T
 
-    def pair_scores(
-        self, left: jax.Array, right: jax.Array, orders: Mapping[str, jax.Array]
-    ) -> dict[str, jax.Array]:
-        """Return what `pairs` adds to the node scores `[N, N]` of `between`."""
+        return jax.tree.map(square, lax.map(one, jnp.asarray(pairs)))
+
+
+def pick_weighted(left: jax.Array, right: jax.Array, orders: Mapping[str, jax.Array]) -> Pick:
+    """Return how scores `[K, K, n, n]` add up between two weighted sets of networks.
+
+    Args:
+        left: float `[K]`, the weight of each network in the reference.
+        right: float `[K]`, the weight of each in what is matched to it.
+        orders: int32 `[K, N]` per node.
+    """
+
+    def pick(pairs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         added = {}
-        for node, scores in self.pairs.items():
+        for node, scores in pairs.items():
             order = jnp.asarray(orders[node])
             present = (order >= 0).astype(scores.dtype)
             rows = jax.vmap(lambda own, o: jnp.take(own, o, axis=1, mode="clip"))(scores, order)
@@ -217,6 +247,8 @@ class ManyProblem:
             both = jnp.take_along_axis(rows, order[:, None], axis=2, mode="clip")
             added[node] = jnp.einsum("l,lv,luv->uv", right, present, both, precision=HIGHEST)
         return added
+
+    return pick
 
 
 def build_many(
@@ -257,21 +289,26 @@ def build_many(
     leaves = [named_leaves(tree) for tree in params]
     listed = list_nodes(symmetry)
     units: dict[str, list[jax.Array]] = {node: [] for node in listed}
-    blocks, links = [], []
+    even: dict[str, list[jax.Array]] = {node: [] for node in listed}
+    blocks, links, factors = [], [], []
     for term in list_terms(symmetry):
         edges = [term.edges(each[term.tensor.path]) for each in leaves]
         link = tuple(node_name(carrier.group, carrier.entries) for carrier in term.carriers)
         features = affinity.features(*edges)
         stacked = jnp.stack(features)
+        factor = balancing(affinity, *edges)
         if len(link) == 1:
-            units[link[0]].append(stacked.reshape(*stacked.shape[:2], -1))
-        elif term.is_pairwise:
+            own = stacked.reshape(*stacked.shape[:2], -1)
+            units[link[0]].append(own)
+            even[link[0]].append(jnp.broadcast_to(factor, own.shape[2:]))
+            continue
+        factors.append(factor)
+        links.append(link)
+        if term.is_pairwise:
             blocks.append(FeatureStack(stacked))
-            links.append(link)
         else:
             own = [multilinear_block(FeatureBlock(each, each), term) for each in features]
             blocks.append(MultilinearStack(jnp.stack([b.a for b in own]), own[0].axes))
-            links.append(link)
     joined = {
         name: jnp.concatenate(units[name], axis=-1)
         if units[name]
@@ -279,8 +316,20 @@ def build_many(
         for name, node in listed.items()
     }
     parents = tuple((name, node.parent) for name, node in listed.items() if node.parent)
-    stacks, nodes = stack_blocks(blocks, links, axis=1)
-    return ManyProblem(joined, stacks, nodes, dict(pairs or {}), backend, parents)
+    members = alike(blocks, links)
+    weights = None
+    if hasattr(affinity, "mean_square"):
+        own_weights = {node: jnp.concatenate([jnp.zeros(0), *each]) for node, each in even.items()}
+        weights = Weights(own_weights, stack(factors, members))
+    return ManyProblem(
+        joined,
+        stack(blocks, members, axis=1),
+        grouped(links, members),
+        dict(pairs or {}),
+        weights=weights,
+        backend=backend,
+        parents=parents,
+    )
 
 
 def pairwise(orders: Mapping[str, jax.Array], k: int, l: int) -> dict[str, jax.Array]:  # noqa: E741

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxfuse.many.bundle import Bundle
-from jaxfuse.many.problem import ManyProblem, Matchings
+from jaxfuse.many.problem import ManyProblem, Matchings, pick_weighted
 from jaxfuse.many.universe import finish
 from jaxfuse.matching.portfolio import Portfolio
 from jaxfuse.matching.result import Solver
@@ -51,8 +51,8 @@ class Sequential:
             total, orders = carried
             k, own_key = step
             own, one = problem.network(k), jax.nn.one_hot(k, problem.count)
-            pairs = problem.pair_scores((before < k).astype(jnp.float32), one, orders)
-            two = total.match(own, pairs, problem.backend, problem.parents)
+            pick = pick_weighted((before < k).astype(jnp.float32), one, orders)
+            two = problem.match(total, own, pick)
             matching = self.solver.solve(two, key=own_key)
             moved = matching.permutations
             orders = {node: order.at[k].set(moved[node]) for node, order in orders.items()}

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -13,7 +13,7 @@ from jaxfuse.affinity.block import HIGHEST, Affinity, Block, SecondMoment
 from jaxfuse.affinity.multilinear import MultilinearBlock, ScoreVariance, multilinear_block
 from jaxfuse.affinity.terms import list_terms
 from jaxfuse.matching.nodes import list_nodes, node_name
-from jaxfuse.matching.stacked import Link, stack_blocks, stack_slots, tensor_of
+from jaxfuse.matching.stacked import Link, alike, grouped, stack, stack_slots, tensor_of
 from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import named_leaves
 
@@ -21,6 +21,18 @@ PyTree = Any
 Scores = dict[str, jax.Array]
 Permutations = dict[str, jax.Array]
 Backend = Literal["auto", "host", "callback", "jax"]
+
+
+class Balance(NamedTuple):
+    """What becomes of a problem when every tensor is divided by the root of its mean square.
+
+    Attributes:
+        nodes: per node the scores, `[n, n]`.
+        factors: per block and tensor the reciprocal of its mean square, `[L]`.
+    """
+
+    nodes: Scores
+    factors: tuple[jax.Array, ...]
 
 
 @jax.tree_util.register_dataclass
@@ -48,6 +60,7 @@ class Problem:
         links: per block and tensor its nodes.
         backend: who solves assignments, as in `jaxfuse.hungarian`.
         parents: pairs of a node and its parent, for the nodes that have one.
+        balance: what `balanced` needs; None for an affinity that weighs all tensors alike.
     """
 
     nodes: Scores
@@ -55,6 +68,7 @@ class Problem:
     links: tuple[tuple[Link, ...], ...] = field(metadata={"static": True})
     backend: Backend = field(default="auto", metadata={"static": True})
     parents: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
+    balance: Balance | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -125,27 +139,56 @@ class Problem:
                 total += tensor_of(block, index).value_at(*columns)
         return total
 
-    def scores_at(self, permutations: Mapping[str, jax.Array]) -> Scores:
-        """Return dJ/dP of every node at permutations: half the products of `scores`."""
-        totals = dict(self.nodes)
+    def scores_at(
+        self, permutations: Mapping[str, jax.Array], groups: Iterable[str] | None = None
+    ) -> Scores:
+        """Return dJ/dP of the named nodes, by default of all, at permutations.
+
+        Half the products of `scores`; tensors of one shape are taken together.
+        """
+        totals = {node: self.nodes[node] for node in (self.nodes if groups is None else groups)}
         for links, block in zip(self.links, self.blocks, strict=True):
-            columns = stack_slots(permutations, links)
-            for slot in range(len(columns)):
-                scores = jax.vmap(lambda own, *ps, slot=slot: _slot_scores(own, slot, ps))
-                for link, each in zip(links, scores(block, *columns), strict=True):
-                    totals[link[slot]] = totals[link[slot]] + each
+            for slot in range(len(links[0])):
+                chosen = [index for index, link in enumerate(links) if link[slot] in totals]
+                if len(chosen) == len(links):
+                    scores = jax.vmap(lambda own, *ps, slot=slot: _slot_scores(own, slot, ps))
+                    found = scores(block, *stack_slots(permutations, links))
+                else:
+                    found = [
+                        _slot_scores(
+                            tensor_of(block, index), slot, [permutations[n] for n in links[index]]
+                        )
+                        for index in chosen
+                    ]
+                for index, each in zip(chosen, found, strict=True):
+                    totals[links[index][slot]] = totals[links[index][slot]] + each
         return totals
 
     def group_scores(self, group: str, permutations: Mapping[str, jax.Array]) -> jax.Array:
         """Return dJ/dP of one node at permutations."""
-        total = self.nodes[group]
-        for links, block in zip(self.links, self.blocks, strict=True):
-            for index, link in enumerate(links):
-                columns = [permutations[node] for node in link]
-                for slot, node in enumerate(link):
-                    if node == group:
-                        total = total + _slot_scores(tensor_of(block, index), slot, columns)
-        return total
+        return self.scores_at(permutations, [group])[group]
+
+    def balanced(self) -> "Problem":
+        """Return the problem with every tensor divided by the root of its mean square.
+
+        Where networks differ by noise in proportion to each tensor, this weighs the tensors as the
+        likelihood does: a search survives more noise than on J itself
+        (`benchmarks/planted_recovery.py`).
+        """
+        if self.balance is None:
+            return self
+        blocks = tuple(
+            jax.vmap(lambda own, by: replace(own, a=own.a * by))(block, factors)
+            for block, factors in zip(self.blocks, self.balance.factors, strict=True)
+        )
+        return replace(self, nodes=self.balance.nodes, blocks=blocks, balance=None)
+
+    def plus(self, pairs: Mapping[str, jax.Array], balanced: Mapping[str, jax.Array]) -> "Problem":
+        """Add scores to those of nodes, and what they are worth in the balanced problem."""
+        balance = self.balance
+        if balance is not None:
+            balance = balance._replace(nodes=_added(balance.nodes, balanced))
+        return replace(self, nodes=_added(self.nodes, pairs), balance=balance)
 
     def second_moments(self) -> tuple[SecondMoment | ScoreVariance, ...]:
         """Return how large the affinity is between unrelated edges, per block and tensor."""
@@ -168,6 +211,24 @@ class Problem:
             else:
                 classes.append([index])
         return tuple(tuple(n for index in members for n in trees[index]) for members in classes)
+
+    def waves(self) -> tuple[tuple[tuple[str, ...], ...], ...]:
+        """Return the trees in waves: wave after wave is the same as tree after tree.
+
+        A tree stands in the wave after the last one that holds an earlier tree it shares a tensor
+        with. So a residual network has two waves, its stream and all that hangs on it.
+        """
+        trees = self.trees
+        tree_of = {node: index for index, tree in enumerate(trees) for node in tree}
+        meets = [{tree_of[node] for node in link} for link in self.joins]
+        wave: list[int] = []
+        for index in range(len(trees)):
+            before = {other for met in meets if index in met for other in met if other < index}
+            wave.append(1 + max((wave[other] for other in before), default=-1))
+        return tuple(
+            tuple(tree for tree, own in zip(trees, wave, strict=True) if own == number)
+            for number in range(max(wave, default=-1) + 1)
+        )
 
     def barycentre(self) -> Scores:
         """Return the uniform doubly stochastic matrix of every node."""
@@ -224,22 +285,46 @@ def build_problem(
     listed = list_nodes(symmetry)
     sizes = {name: math.prod(node.shape) for name, node in listed.items()}
     nodes = {name: jnp.zeros((n, n), jnp.float32) for name, n in sizes.items()}
-    blocks, links = [], []
+    even = dict(nodes)
+    blocks, links, factors = [], [], []
     for term in list_terms(symmetry):
         tensor = term.tensor
         edges_a, edges_b = (term.edges(leaves[tensor.path]) for leaves in (leaves_a, leaves_b))
         chex.assert_equal_shape([edges_a, edges_b])
         link = tuple(node_name(carrier.group, carrier.entries) for carrier in term.carriers)
+        factor = balancing(affinity, edges_a, edges_b)
         if len(link) == 1:
-            nodes[link[0]] = nodes[link[0]] + affinity.node_scores(edges_a, edges_b)
+            scores = affinity.node_scores(edges_a, edges_b)
+            nodes[link[0]] = nodes[link[0]] + scores
+            even[link[0]] = even[link[0]] + factor * scores
             continue
         block = affinity.block(edges_a, edges_b)
         if not term.is_pairwise:
             block = multilinear_block(block, term)
         blocks.append(block)
         links.append(link)
+        factors.append(factor)
     parents = tuple((name, node.parent) for name, node in listed.items() if node.parent)
-    return Problem(nodes, *stack_blocks(blocks, links), backend, parents)
+    members = alike(blocks, links)
+    balance = None
+    if hasattr(affinity, "mean_square"):
+        balance = Balance(even, stack(factors, members))
+    return Problem(
+        nodes, stack(blocks, members), grouped(links, members), backend, parents, balance
+    )
+
+
+def balancing(affinity: Affinity, *edges: jax.Array) -> jax.Array:
+    """Return the reciprocal of a tensor's mean square; 1 for an affinity that has no scale."""
+    mean_square = getattr(affinity, "mean_square", None)
+    if mean_square is None:
+        return jnp.float32(1)
+    square = mean_square(*edges)
+    return 1 / jnp.where(square > 0, square, 1.0)
+
+
+def _added(scores: Scores, more: Mapping[str, jax.Array]) -> Scores:
+    return {node: own + more[node] if node in more else own for node, own in scores.items()}
 
 
 def inner(left: Mapping[str, jax.Array], right: Mapping[str, jax.Array]) -> jax.Array:

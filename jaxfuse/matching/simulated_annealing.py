@@ -104,7 +104,7 @@ class SimulatedAnnealing:
         self, problem: Problem, permutations: Permutations, key: jax.Array
     ) -> tuple["Annealed", jax.Array]:
         """Return the last and the best matching, and J after every sweep; no polish."""
-        scale = noise_scale(problem, problem.second_moments())
+        scale = noise_scale(problem)
         unit = jnp.mean(jnp.stack(list(scale.values())))
 
         def step(state: Annealed, now: tuple[jax.Array, jax.Array]) -> tuple[Annealed, jax.Array]:

@@ -1,7 +1,7 @@
 """Tensors of one shape side by side, so that a program has one operation for all of them."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +10,17 @@ Link = tuple[str, ...]
 Block = TypeVar("Block")
 
 
-def stack_blocks(
-    blocks: Sequence[Block], links: Sequence[Link], axis: int = 0
-) -> tuple[tuple[Block, ...], tuple[tuple[Link, ...], ...]]:
-    """Put blocks of one structure and shape side by side: what is compiled grows with the shapes.
+def alike(blocks: Sequence[Any], links: Sequence[Link]) -> tuple[tuple[int, ...], ...]:
+    """Return the indices of blocks of one structure and shape, which can be put side by side.
 
     Args:
         blocks: one per tensor, pytrees of arrays. One whose `batched` is False stays alone.
         links: per block its nodes.
-        axis: the new axis of every array, over the tensors.
-
-    Returns:
-        The stacks, and per stack and tensor its nodes.
 
     Examples:
         >>> arrays = [jnp.ones((2, 3)), jnp.ones((4, 3)), jnp.zeros((2, 3))]
-        >>> stacks, links = stack_blocks(arrays, [("a", "b"), ("c", "b"), ("b", "a")])
-        >>> [stack.shape for stack in stacks], links
-        ([(2, 2, 3), (1, 4, 3)], ((('a', 'b'), ('b', 'a')), (('c', 'b'),)))
+        >>> alike(arrays, [("a", "b"), ("c", "b"), ("b", "a")])
+        ((0, 2), (1,))
     """
     members: dict[object, list[int]] = {}
     for index, block in enumerate(blocks):
@@ -35,11 +28,30 @@ def stack_blocks(
         shape = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         alone = index if getattr(block, "batched", True) is False else None
         members.setdefault((structure, shape, len(links[index]), alone), []).append(index)
-    stacks = tuple(
+    return tuple(map(tuple, members.values()))
+
+
+def stack(
+    blocks: Sequence[Block], members: Sequence[Sequence[int]], axis: int = 0
+) -> tuple[Block, ...]:
+    """Put blocks that are alike side by side: what is compiled grows with the shapes.
+
+    Args:
+        blocks: one per tensor, pytrees of arrays.
+        members: the indices of those of one stack, as `alike` finds them.
+        axis: the new axis of every array, over the tensors.
+    """
+    return tuple(
         jax.tree.map(lambda *own: jnp.stack(own, axis=axis), *(blocks[i] for i in chosen))
-        for chosen in members.values()
+        for chosen in members
     )
-    return stacks, tuple(tuple(links[i] for i in chosen) for chosen in members.values())
+
+
+def grouped(
+    links: Sequence[Link], members: Sequence[Sequence[int]]
+) -> tuple[tuple[Link, ...], ...]:
+    """Return the nodes of every tensor, stack by stack."""
+    return tuple(tuple(links[i] for i in chosen) for chosen in members)
 
 
 def stack_slots(

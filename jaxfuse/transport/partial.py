@@ -1,7 +1,7 @@
 """Partial matching: permute, and leave the units that match worst unmerged."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -220,10 +220,12 @@ def _problems(
         return build_problem(params[k], params[l], symmetry, method.affinity, method.backend)
 
     pairs: dict[str, jax.Array] = {}
+    worth: dict[str, jax.Array] = {}
     if watches and weighs:
         problems = [between(0, k) for k in range(1, networks.count)]
-        each = [noise_scale(problem, problem.second_moments()) for problem in problems]
-        noise = jax.tree.map(lambda *parts: sum(parts) / len(parts), *each)
+        each = [(noise_scale(problem), noise_scale(problem.balanced())) for problem in problems]
+        noise, even = jax.tree.map(lambda *parts: sum(parts) / len(parts), *each)
+        worth = {node: even[node] / noise[node] for node in noise}
         pairs = activation_scores(networks, noise, method.activation_weight, role=method.role)
     elif watches:
         moments = measure_moments(networks, role=method.role)
@@ -234,13 +236,11 @@ def _problems(
 
     def joint(k: int, l: int) -> Problem:  # noqa: E741
         problem = between(k, l)
-        nodes = problem.nodes if weighs else jax.tree.map(jnp.zeros_like, problem.nodes)
-        nodes = {
-            node: own + pairs[node][k, l] if node in pairs else own for node, own in nodes.items()
-        }
+        added = {node: scores[k, l] for node, scores in pairs.items()}
         if weighs:
-            return replace(problem, nodes=nodes)
-        return Problem(nodes, (), (), problem.backend, problem.parents)
+            return problem.plus(added, {node: worth[node] * s for node, s in added.items()})
+        nodes = jax.tree.map(jnp.zeros_like, problem.nodes)
+        return Problem({**nodes, **added}, (), (), problem.backend, problem.parents)
 
     own = []
     for k in range(networks.count):

@@ -70,7 +70,7 @@ def added_scores(params, x, weight, role="output"):
 @functools.partial(jax.jit, static_argnames=("weight", "role"))
 def library_scores(networks, weight, role="output"):
     problem = build_many(networks.params, networks.symmetry, Linear())
-    return activation_scores(networks, problem.noise(), weight, role=role)
+    return activation_scores(networks, problem.noise()[0], weight, role=role)
 
 
 @pytest.mark.parametrize(("role", "dead"), [("output", ()), ("input", DEAD)])

@@ -13,8 +13,8 @@ from jaxfuse.affinity.bandwidth import squared_bandwidth, strided_sample
 from jaxfuse.affinity.gaussian import hermite_features
 from jaxfuse.affinity.rank import RANKS, resolve_rank, score_error
 from jaxfuse.matching import Problem
-from jaxfuse.matching.stacked import stack_blocks
 from jaxfuse.symmetry import Symmetry
+from tests.matching.instances import alone
 from tests.oracles import affinity as oracle
 from tests.oracles.matching import Objective
 
@@ -118,9 +118,7 @@ def test_wide_gaussian_has_the_optimum_of_the_linear_affinity(key):
     nodes = {"g": np.zeros((4, 4)), "h": np.zeros((5, 5))}
     _, best = Objective(nodes, [("g", "h", oracle.linear(a, b))]).optimum()
     block = jax.jit(Gaussian(300.0, terms=16).block)(a, b)
-    problem = Problem(
-        {g: jnp.zeros_like(c) for g, c in nodes.items()}, *stack_blocks([block], [("g", "h")])
-    )
+    problem = Problem({g: jnp.zeros_like(c) for g, c in nodes.items()}, *alone(block, "g", "h"))
     hard = {g: jnp.asarray(p) for g, p in best.items()}
     wide = Objective(nodes, [("g", "h", oracle.gaussian(a, b, 300.0))])
     maximum, _ = wide.optimum()

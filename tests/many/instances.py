@@ -29,7 +29,7 @@ SCHEMES = {
     "hierarchical": (Hierarchical(WALK), WALK),
     "merge_many": (MergeMany(start=None), CoordinateAscent()),
     "universe_frank_wolfe": (UniverseFrankWolfe(polish=None), WALK),
-    "gamf": (COOLING, GraduatedAssignment(steps=4, reaction=0.0, polish=None)),
+    "gamf": (COOLING, GraduatedAssignment(steps=4, reaction=0.0, balanced=False, polish=None)),
 }
 AXES = {
     "W0": (None, "r"),

@@ -15,7 +15,7 @@ from jaxfuse.matching import (
     Problem,
     build_problem,
 )
-from jaxfuse.matching.stacked import stack_blocks
+from jaxfuse.matching.stacked import stack
 from jaxfuse.symmetry import Symmetry
 from tests.oracles import affinity
 from tests.oracles.matching import Objective
@@ -58,6 +58,11 @@ def residual_network(seed, *, stream=4, inner=3, blocks=1, bias=True):
     return params, Symmetry.from_axes(axes, params)
 
 
+def alone(block, *nodes):
+    """Return the blocks and links of a problem of one tensor."""
+    return stack([block], [[0]]), ((nodes,),)
+
+
 def residual_objective(a, b):
     """Return the oracle of the linear objective of two one-block residual networks."""
     a, b = ({k: np.float64(v) for k, v in params.items()} for params in (a, b))
@@ -79,7 +84,7 @@ def self_linked(seed, n=4):
     nodes = rng.standard_normal((n, n))
     a, b, nodes = (np.float32(x) for x in (a, b, nodes))
     block = Linear().block(jnp.asarray(a), jnp.asarray(b))
-    problem = Problem({"g": jnp.asarray(nodes)}, *stack_blocks([block], [("g", "g")]))
+    problem = Problem({"g": jnp.asarray(nodes)}, *alone(block, "g", "g"))
     return problem, Objective({"g": np.float64(nodes)}, [("g", "g", affinity.linear(a, b))])
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxfuse.matching import Matching, Portfolio, Problem
+from jaxfuse.matching.portfolio import clear_share
 from jaxfuse.status import Status
 
 FIRST, SECOND = (1, 2, 0), (2, 0, 1)
@@ -12,14 +13,15 @@ FIRST, SECOND = (1, 2, 0), (2, 0, 1)
 
 @dataclass(frozen=True)
 class Fixed:
-    """Return a given permutation, at its true objective."""
+    """Return a given permutation, at its true objective or more."""
 
     columns: tuple[int, ...]
     steps: int = 1
+    boast: float = 0.0
 
     def solve(self, problem, start=None, key=None):
         permutations = {"g": jnp.array(self.columns, jnp.int32)}
-        objective = problem.objective_at(permutations)
+        objective = problem.objective_at(permutations) + self.boast
         return Matching(
             permutations,
             objective,
@@ -41,7 +43,7 @@ def problem_with(identity, first, second):
     ("second", "winner"), [(1.0, FIRST), (1.005, FIRST), (1.05, SECOND), (-1.0, FIRST)]
 )
 def test_later_solver_must_be_clearly_better(second, winner):
-    portfolio = Portfolio((Fixed(FIRST, 3), Fixed(SECOND, 5)), polish=None)
+    portfolio = Portfolio((Fixed(FIRST, 3), Fixed(SECOND, 5)), polish=None, opening=None)
     matching = portfolio.solve(problem_with(0.0, 1.0, second))
     assert tuple(matching.permutations["g"].tolist()) == winner
     assert matching.trace.shape == (5,)
@@ -58,3 +60,32 @@ def test_negative_objectives_are_compared_by_size():
 def test_the_winner_is_polished():
     matching = Portfolio((Fixed(FIRST),)).solve(problem_with(0.0, 1.0, 2.0))
     assert tuple(matching.permutations["g"].tolist()) == SECOND
+
+
+def test_a_clear_matching_ends_the_search():
+    clear, boaster = Fixed(FIRST, 2), Fixed(SECOND, boast=9.0)
+    problem = problem_with(0.0, 1.0, 0.5)
+    for portfolio in (
+        Portfolio((boaster,), polish=None),
+        Portfolio((clear, boaster), polish=None, opening=None),
+    ):
+        matching = portfolio.solve(problem)
+        assert tuple(matching.permutations["g"].tolist()) == FIRST
+
+
+def test_an_opening_that_is_not_clear_is_dropped():
+    # Of SECOND, which has the highest sum, one unit is not the best of its row.
+    scores = jnp.array([[0.0, 0.0, 2.0], [9.0, 0.0, 0.0], [6.0, 5.0, 0.0]])
+    problem = Problem({"g": scores}, (), ())
+    assert tuple(Portfolio().solve(problem).permutations["g"].tolist()) == SECOND
+    matching = Portfolio((Fixed(FIRST),), polish=None).solve(problem)
+    assert tuple(matching.permutations["g"].tolist()) == FIRST
+
+
+def test_clear_are_the_units_above_their_row_and_column():
+    scores = jnp.array([[3.0, 1.0, 0.0], [0.0, 2.0, 2.5], [0.0, 2.5, 2.0]])
+    problem = Problem({"g": scores, "h": jnp.ones((2, 2))}, (), ())
+    share = clear_share(problem, {"g": jnp.array([0, 2, 1]), "h": jnp.arange(2)})
+    np.testing.assert_allclose(share, 3 / 5)
+    share = clear_share(problem, {"g": jnp.arange(3), "h": jnp.arange(2)})
+    np.testing.assert_allclose(share, 1 / 5)

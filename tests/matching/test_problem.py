@@ -281,3 +281,10 @@ def test_tensors_of_one_shape_share_a_block_but_for_streamed_ones(kind):
     )
     # Every tensor joins two groups here, so it is in two of the parts.
     np.testing.assert_allclose(sum(parts), ends + within, rtol=1e-5)
+
+
+def test_waves_keep_the_order_of_trees_that_meet():
+    nodes = dict.fromkeys(("r", "a", "b", "c", "d"), jnp.zeros((2, 2)))
+    links = (("r", "a"), ("r", "b"), ("b", "c"))
+    waves = Problem(nodes, (), (links,)).waves()
+    assert waves == ((("r",), ("d",)), (("a",), ("b",)), (("c",),))

@@ -8,8 +8,7 @@ import pytest
 from jaxfuse.affinity import Linear
 from jaxfuse.matching import Problem
 from jaxfuse.matching.reweighted_random_walk import ReweightedRandomWalk
-from jaxfuse.matching.stacked import stack_blocks
-from tests.matching.instances import nested_problem, solve
+from tests.matching.instances import alone, nested_problem, solve
 from tests.matching.planted import check_planted
 from tests.oracles import affinity as affinity_oracle
 from tests.oracles import lawler as oracle
@@ -31,7 +30,7 @@ def test_walk_is_the_published_one_on_a_graph():
     rng = np.random.default_rng(0)
     a, b = np.float32(rng.random((2, 5, 5, 1)) * (1 - np.eye(5))[None, ..., None])
     block = Linear().block(jnp.asarray(a), jnp.asarray(b))
-    problem = Problem({"g": jnp.zeros((5, 5))}, *stack_blocks([block], [("g", "g")]))
+    problem = Problem({"g": jnp.zeros((5, 5))}, *alone(block, "g", "g"))
     objective = Objective({"g": np.zeros((5, 5))}, [("g", "g", affinity_oracle.linear(a, b))])
     affinity, where = oracle.dense(objective)
     assert (affinity >= 0).all()

@@ -10,11 +10,11 @@ from scipy.optimize import linear_sum_assignment
 from jaxfuse.affinity import Linear
 from jaxfuse.matching import CoordinateAscent, FrankWolfe, Problem, build_problem
 from jaxfuse.matching.nodes import nest
-from jaxfuse.matching.stacked import stack_blocks
 from jaxfuse.status import Status
 from jaxfuse.symmetry import permute, random_permutations
 from tests.matching.instances import (
     SOLVERS,
+    alone,
     nested_problem,
     residual_network,
     residual_problem,
@@ -159,7 +159,7 @@ def test_start_is_respected(solver):
     mirror = jnp.array([[0.0, 1.0], [1.0, 0.0]])
     edges = (1 - 2 * mirror)[..., None]
     block = Linear().block(edges, edges)
-    problem = Problem({"g": 0.1 * mirror, "h": 0.1 * mirror}, *stack_blocks([block], [("g", "h")]))
+    problem = Problem({"g": 0.1 * mirror, "h": 0.1 * mirror}, *alone(block, "g", "h"))
     start = {"g": mirror, "h": mirror}
     matching = jax.jit(solver.solve)(problem, start)
     np.testing.assert_array_equal(matching.permutations["g"], [1, 0])
