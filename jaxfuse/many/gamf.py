@@ -31,8 +31,8 @@ class GAMF(Annealing):
     `BlurredGAMF` is the paper's form and `RowGAMF` that of the released code.
 
     Temperatures are in units of the standard deviation that scores would have if the edges of the
-    networks were unrelated, as in `GraduatedAssignment`, which with `reaction=0` is this for two
-    networks. The sums of all networks in the universe are carried along, so a sweep costs K
+    networks were unrelated, as in `GraduatedAssignment`, which with `reaction=0, balanced=False` is
+    this with `update="jacobi"` for two networks. The sums of all networks in the universe are carried along, so a sweep costs K
     two-model gradients.
 
     Attributes:

@@ -10,8 +10,8 @@ import numpy as np
 from jax import lax
 
 from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
-from jaxfuse.matching.problem import Permutations, Problem, Scores, inner, picked
-from jaxfuse.matching.projection import assign
+from jaxfuse.matching.packed import Packed, Stacks
+from jaxfuse.matching.problem import Problem, inner, picked
 from jaxfuse.matching.result import Matching, select
 
 
@@ -58,16 +58,16 @@ class FrankWolfe:
         key: jax.Array | None = None,
     ) -> Matching:
         """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
-        walk = self.walk(problem, problem.barycentre() if start is None else dict(start))
-        rounded = assign(walk.point, problem.backend, problem.parents)
-        value = problem.objective_at(rounded)
-        ahead = value > walk.best_objective
-        best = select(ahead, rounded, walk.best)
+        packed = Packed.of(problem)
+        walk = self.walk(packed, packed.pack(problem.barycentre() if start is None else start))
+        rounded = packed.unpack(packed.assign(walk.point))
+        ahead = problem.objective_at(rounded) > walk.best_objective
+        best = select(ahead, rounded, packed.unpack(walk.best))
         return finish(problem, best, self.polish, ~walk.rising, walk.trace, walk.iteration)
 
-    def walk(self, problem: Problem, point: Scores) -> "Walk":
-        """Run the iteration from a doubly stochastic point; no rounding, no polish."""
-        if problem.is_quadratic:
+    def walk(self, problem: Packed, point: Stacks) -> "Walk":
+        """Run the iteration from doubly stochastic points; no rounding, no polish."""
+        if problem.problem.is_quadratic:
             step, slope = self._step, problem.scores(point)
             objective = (inner(problem.nodes, point) + inner(slope, point)) / 2
         else:
@@ -77,7 +77,7 @@ class FrankWolfe:
             point,
             slope,
             objective,
-            problem.identity(),
+            problem.pack(problem.problem.identity()),
             jnp.float32(-jnp.inf),
             jnp.full(self.max_iterations, objective),
             jnp.int32(0),
@@ -89,8 +89,8 @@ class FrankWolfe:
             first,
         )
 
-    def _step(self, problem: Problem, state: "Walk") -> "Walk":
-        corner = assign(state.slope, problem.backend, problem.parents)
+    def _step(self, problem: Packed, state: "Walk") -> "Walk":
+        corner = problem.assign(state.slope)
         corner_slope = problem.scores_at(corner)
         # J is half of <C, P> + <slope, P>, as a quadratic form is half its slope's product, and
         # J(P + t (D - P)) = J(P) + t gain + t^2 bend, from inner products alone.
@@ -107,14 +107,14 @@ class FrankWolfe:
         slope = {g: s + step * (corner_slope[g] - s) for g, s in state.slope.items()}
         return self._moved(state, point, slope, rise, corner, corner_value)
 
-    def _step_sampled(self, problem: Problem, state: "Walk") -> "Walk":
+    def _step_sampled(self, problem: Packed, state: "Walk") -> "Walk":
         """Step where J is a polynomial of the degree of the largest link."""
-        corner = assign(state.slope, problem.backend, problem.parents)
+        corner = problem.assign(state.slope)
 
-        def point_at(step: jax.Array) -> Scores:
+        def point_at(step: jax.Array) -> Stacks:
             return {g: _move(p, corner[g], step) for g, p in state.point.items()}
 
-        degree = max(len(link) for link in problem.joins)
+        degree = max(len(link) for link in problem.problem.joins)
         knots = jnp.linspace(0.0, 1.0, degree + 1)
         values = lax.map(lambda step: problem.objective(point_at(step)), knots)
         step = maximise_polynomial(values)
@@ -126,10 +126,10 @@ class FrankWolfe:
     def _moved(
         self,
         state: "Walk",
-        point: Scores,
-        slope: Scores,
+        point: Stacks,
+        slope: Stacks,
         rise: jax.Array,
-        corner: Permutations,
+        corner: Stacks,
         corner_value: jax.Array,
     ) -> "Walk":
         objective = state.objective + rise
@@ -149,10 +149,10 @@ class FrankWolfe:
 class Walk(NamedTuple):
     """State of the loop: the point, its slope and objective, and the best corner met."""
 
-    point: Scores
-    slope: Scores
+    point: Stacks
+    slope: Stacks
     objective: jax.Array
-    best: Permutations
+    best: Stacks
     best_objective: jax.Array
     trace: jax.Array
     iteration: jax.Array
@@ -160,8 +160,7 @@ class Walk(NamedTuple):
 
 
 def _move(point: jax.Array, corner: jax.Array, step: jax.Array) -> jax.Array:
-    rows = jnp.arange(point.shape[0])
-    return ((1 - step) * point).at[rows, corner].add(step)
+    return (1 - step) * point + step * jax.nn.one_hot(corner, point.shape[-1])
 
 
 def maximise_polynomial(values: jax.Array) -> jax.Array:

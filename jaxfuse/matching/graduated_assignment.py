@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,11 @@ from jax import lax
 
 from jaxfuse.affinity.block import SecondMoment
 from jaxfuse.affinity.multilinear import ScoreVariance
-from jaxfuse.assignment import Potentials
 from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
-from jaxfuse.matching.problem import Problem, Scores, inner
-from jaxfuse.matching.projection import assign, cold_potentials, soften
+from jaxfuse.matching.packed import Packed, Stacks
+from jaxfuse.matching.problem import Problem, Scores
+from jaxfuse.matching.projection import assign
 from jaxfuse.matching.result import Matching
-from jaxfuse.matching.stacked import stack_slots
 
 
 @jax.tree_util.register_static
@@ -25,7 +24,7 @@ class GraduatedAssignment:
     """Cool a soft matching: scores, Sinkhorn at a falling temperature, then rounding and polish.
 
     GAMF's algorithm 1 (Liu et al., ICML 2022; Gold and Rangarajan, 1996) on the true gradient of
-    the objective, with three changes that measured better.
+    the objective, with four changes that measured better.
 
     The temperature of a group is tau times the standard deviation that its scores would have if
     the edges of the two networks were unrelated, so one schedule serves weights of any scale.
@@ -41,6 +40,10 @@ class GraduatedAssignment:
     The soft matchings answer to the balanced problem (`Problem.balanced`), which weighs the tensors
     as the likelihood of noisy copies does; J itself judges and polishes the rounded matching.
     `balanced=False` anneals on J.
+
+    All groups move together, each on what the others were a step before, as approximate message
+    passing has it (Bolthausen, 2014): half the products of moving them in turn, and one step to
+    compile. The echo is then that of the group's own matching two steps back.
 
     Attributes:
         tau_start: first temperature; 1 leaves all but the clearest scores undecided.
@@ -85,63 +88,56 @@ class GraduatedAssignment:
         key: jax.Array | None = None,
     ) -> Matching:
         """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
-        cooled, trace = self.anneal(problem, problem.barycentre() if start is None else dict(start))
+        cooled, trace = self.anneal(problem, problem.barycentre() if start is None else start)
         rounded = assign(cooled, problem.backend, problem.parents)
         finished = jnp.bool_(True)
         return finish(problem, rounded, self.polish, finished, trace, jnp.int32(len(trace)))
 
-    def anneal(self, problem: Problem, matching: Scores) -> tuple[Scores, jax.Array]:
-        """Return the soft matching at the last temperature, and J after every update.
-
-        Groups that share no tensor are updated together, the others in turn.
-        """
-        judge, problem = problem, problem.balanced() if self.balanced else problem
-        moments = problem.second_moments()
-        unit = noise_scale(problem, moments)
-        first = _Cooling(
-            matching,
-            {group: self.tau_start * scale for group, scale in unit.items()},
-            cold_potentials(problem.sizes, problem.parents),
-            judge.objective(matching),
+    def anneal(
+        self, problem: Problem, matching: Mapping[str, jax.Array]
+    ) -> tuple[Scores, jax.Array]:
+        """Return the soft matching at the last temperature, and J after every update."""
+        judge, moving = (
+            Packed.of(problem),
+            Packed.of(problem.balanced() if self.balanced else problem),
         )
-        # Else J is affine in groups that share no tensor, and the scores give its rise.
-        measured = judge is not problem or any(map(problem.meets_itself, problem.trees))
+        moments = moving.problem.second_moments()
+        unit = moving.pack(noise_scale(moving.problem, moments))
+        start = moving.pack(matching)
+        first = Cooling(
+            start,
+            start,
+            {key: self.tau_start * scale for key, scale in unit.items()},
+            moving.cold_potentials(),
+        )
 
-        def step(state: _Cooling, tau: jax.Array) -> tuple[_Cooling, jax.Array]:
-            for groups in problem.colours():
-                scores = slope = problem.scores(state.matching, groups)
-                if self.reaction:
-                    echo = reaction(problem, moments, state.matching, state.tau)
-                    scores = {g: s - self.reaction * echo[g] for g, s in slope.items()}
-                warm = {group: state.potentials[group] for group in groups}
-                taus = {group: tau * unit[group] for group in groups}
-                cooled, potentials = soften(
-                    scores, taus, warm, self.sinkhorn_iterations, problem.parents
-                )
-                rise = inner(slope, cooled) - inner(slope, state.matching)
-                state = _Cooling(
-                    {**state.matching, **cooled},
-                    {**state.tau, **taus},
-                    {**state.potentials, **potentials},
-                    state.objective + rise,
-                )
-            if measured:
-                state = state._replace(objective=judge.objective(state.matching))
-            return state, state.objective
+        def step(state: Cooling, tau: jax.Array) -> tuple[Cooling, jax.Array]:
+            scores = moving.scores(state.matching)
+            if self.reaction:
+                echo = reaction(moving, moments, state)
+                scores = {key: s - self.reaction * echo[key] for key, s in scores.items()}
+            taus = {key: tau * scale for key, scale in unit.items()}
+            cooled, potentials = moving.soften(
+                scores, taus, state.potentials, self.sinkhorn_iterations
+            )
+            after = Cooling(cooled, state.matching, taus, potentials)
+            return after, judge.objective(cooled)
 
         taus = np.geomspace(self.tau_start, self.tau_stop, self.steps).repeat(self.sweeps)
         last, trace = lax.scan(step, first, jnp.asarray(taus, jnp.float32))
-        return last.matching, trace
+        return moving.unpack(last.matching), trace
 
 
 Moment = SecondMoment | ScoreVariance
 
 
-class _Cooling(NamedTuple):
-    matching: Scores
-    tau: Mapping[str, jax.Array]
-    potentials: Mapping[str, Potentials]
-    objective: jax.Array
+class Cooling(NamedTuple):
+    """State of the scan: the matchings, those they have answered to, temperatures, potentials."""
+
+    matching: Stacks
+    before: Stacks
+    tau: Stacks
+    potentials: Mapping[str, Any]
 
 
 def noise_scale(problem: Problem, moments: Sequence[Moment] | None = None) -> dict[str, jax.Array]:
@@ -175,30 +171,25 @@ def noise_scale(problem: Problem, moments: Sequence[Moment] | None = None) -> di
     return {group: jnp.sqrt(jnp.where(v > 0, v, 1.0)) for group, v in variance.items()}
 
 
-def reaction(
-    problem: Problem,
-    moments: Sequence[Moment],
-    matching: Scores,
-    tau: Mapping[str, jax.Array],
-) -> Scores:
-    """Return per group the echo of its own matching in the scores it gets, `[n, n]`.
+def reaction(problem: Packed, moments: Sequence[Moment], state: Cooling) -> Stacks:
+    """Return per node the echo of its own matching in the scores it gets, `[L, n, n]`.
 
     Args:
         problem: the objective.
         moments: of its tensors. Those that join more than two groups give no echo.
-        matching: the soft matchings; those of the neighbours have answered to the group's own.
-        tau: the temperatures they were made at.
+        state: the soft matchings, the temperatures they were made at, and those before them.
     """
-    response = {g: p * (1 - p) / tau[g] for g, p in matching.items()}
-    strength = {g: jnp.zeros_like(p) for g, p in matching.items()}
-    for links, moment in zip(problem.links, moments, strict=True):
+    response = {
+        key: p * (1 - p) / state.tau[key][:, None, None] for key, p in state.matching.items()
+    }
+    strength = {key: jnp.zeros_like(p) for key, p in state.matching.items()}
+    for links, moment in zip(problem.problem.links, moments, strict=True):
         if isinstance(moment, ScoreVariance):
             continue
-        echoes = jax.vmap(_echoes)(moment, *stack_slots(response, links))
-        for link, *each in zip(links, *echoes, strict=True):
-            for node, echo in zip(link, each, strict=True):
-                strength[node] += echo
-    return {g: s * matching[g] for g, s in strength.items()}
+        echoes = jax.vmap(_echoes)(moment, *problem.slots(response, links))
+        for slot, echo in enumerate(echoes):
+            strength = problem.add(strength, links, slot, echo)
+    return {key: s * state.before[key] for key, s in strength.items()}
 
 
 def _echoes(

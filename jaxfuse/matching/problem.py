@@ -151,11 +151,11 @@ class Problem:
             for slot in range(len(links[0])):
                 chosen = [index for index, link in enumerate(links) if link[slot] in totals]
                 if len(chosen) == len(links):
-                    scores = jax.vmap(lambda own, *ps, slot=slot: _slot_scores(own, slot, ps))
+                    scores = jax.vmap(lambda own, *ps, slot=slot: slot_scores(own, slot, ps))
                     found = scores(block, *stack_slots(permutations, links))
                 else:
                     found = [
-                        _slot_scores(
+                        slot_scores(
                             tensor_of(block, index), slot, [permutations[n] for n in links[index]]
                         )
                         for index in chosen
@@ -239,9 +239,10 @@ class Problem:
         return {group: jnp.arange(n, dtype=jnp.int32) for group, n in self.sizes.items()}
 
 
-def _slot_scores(
+def slot_scores(
     block: Block | MultilinearBlock, slot: int, permutations: Sequence[jax.Array]
 ) -> jax.Array:
+    """Return what a tensor adds to dJ/dP of the node of one slot, at permutations of all."""
     if isinstance(block, MultilinearBlock):
         return block.scores(slot, *permutations)
     p, q = permutations
@@ -336,10 +337,10 @@ def inner(left: Mapping[str, jax.Array], right: Mapping[str, jax.Array]) -> jax.
 
 
 def picked(scores: Mapping[str, jax.Array], permutations: Mapping[str, jax.Array]) -> jax.Array:
-    """Return the inner product of a dict of scores with permutations, int32 `[n]` each."""
+    """Return the inner product of a dict of scores with permutations, int32 `[..., n]` each."""
     return sum(
         (
-            jnp.sum(jnp.take_along_axis(scores[group], columns[:, None], axis=1))
+            jnp.sum(jnp.take_along_axis(scores[group], columns[..., None], axis=-1))
             for group, columns in permutations.items()
         ),
         start=jnp.float32(0),

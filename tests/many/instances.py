@@ -20,7 +20,8 @@ from jaxfuse.symmetry import Symmetry
 from tests.matching.instances import residual_network
 
 WALK = FrankWolfe(polish=None)
-COOLING = GAMF(gamma=0.1 ** (1 / 3), max_sweeps=1, polish=None)
+COOLING = GAMF(gamma=0.1 ** (1 / 3), max_sweeps=1, update="jacobi", polish=None)
+PLAIN = GraduatedAssignment(steps=4, reaction=0.0, balanced=False, polish=None)
 
 # Each scheme with the two-model solver that it is for two networks.
 SCHEMES = {
@@ -29,7 +30,7 @@ SCHEMES = {
     "hierarchical": (Hierarchical(WALK), WALK),
     "merge_many": (MergeMany(start=None), CoordinateAscent()),
     "universe_frank_wolfe": (UniverseFrankWolfe(polish=None), WALK),
-    "gamf": (COOLING, GraduatedAssignment(steps=4, reaction=0.0, balanced=False, polish=None)),
+    "gamf": (COOLING, PLAIN),
 }
 AXES = {
     "W0": (None, "r"),

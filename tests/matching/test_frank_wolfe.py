@@ -8,12 +8,16 @@ import pytest
 from jaxfuse.assignment import hungarian
 from jaxfuse.matching import FrankWolfe, Problem
 from jaxfuse.matching.frank_wolfe import maximise_polynomial
+from jaxfuse.matching.packed import Packed
 from tests.matching.instances import nested_problem, self_linked
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def walk(solver, problem):
-    return solver.walk(problem, problem.barycentre())
+    packed = Packed.of(problem)
+    last = solver.walk(packed, packed.pack(problem.barycentre()))
+    each = {name: packed.unpack(getattr(last, name)) for name in ("point", "slope", "best")}
+    return last._replace(**each)
 
 
 @pytest.fixture(scope="module", params=["residual", "self_linked"])
@@ -86,12 +90,12 @@ def test_sampled_walk_keeps_its_own_account(sampled):
 def test_sampled_step_is_the_parabolas_where_there_is_one(case):
     problem, _ = case
     solver = FrankWolfe(max_iterations=1)
-    first = walk(FrankWolfe(max_iterations=1), problem)
-    start = jax.jit(lambda p: solver.walk(p, p.barycentre()))(problem)
-    again = jax.jit(solver._step_sampled)(problem, start)
-    exact = jax.jit(solver._step)(problem, first)
+    packed = Packed.of(problem)
+    start = jax.jit(lambda p: solver.walk(p, p.pack(problem.barycentre())))(packed)
+    again = jax.jit(solver._step_sampled)(packed, start)
+    exact = jax.jit(solver._step)(packed, start)
     np.testing.assert_allclose(again.objective, exact.objective, rtol=1e-3)
-    for node in problem.sizes:
+    for node in packed.nodes:
         np.testing.assert_allclose(again.point[node], exact.point[node], atol=2e-3)
 
 

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from jaxfuse.matching import GraduatedAssignment, Problem
-from jaxfuse.matching.graduated_assignment import double_centred, noise_scale, reaction
+from jaxfuse.matching.graduated_assignment import (
+    Cooling,
+    double_centred,
+    noise_scale,
+    reaction,
+)
+from jaxfuse.matching.packed import Packed
 from tests.matching.instances import (
     nested_problem,
     residual_network,
@@ -87,12 +93,15 @@ def test_reaction_term_is_its_published_sum(instances):
         for links, moment in zip(problem.links, moments, strict=True)
         for index, link in enumerate(links)
     ]
+    before = {g: p.T for g, p in soft.items()}
     for (g, h), (scale, *energies) in each:
         squares = scale * np.einsum("i,a,j,b->iajb", *energies)
         answer = {k: np.float64(soft[k] * (1 - soft[k]) / tau[k]) for k in (g, h)}
-        want[h] += affinity.column_scores(squares, answer[g]) * np.float64(soft[h])
-        want[g] += affinity.row_scores(squares, answer[h]) * np.float64(soft[g])
-    for group, got in reaction(problem, moments, soft, tau).items():
+        want[h] += affinity.column_scores(squares, answer[g]) * np.float64(before[h])
+        want[g] += affinity.row_scores(squares, answer[h]) * np.float64(before[g])
+    packed = Packed.of(problem)
+    state = Cooling(*map(packed.pack, (soft, before, tau)), {})
+    for group, got in packed.unpack(reaction(packed, moments, state)).items():
         np.testing.assert_allclose(got, want[group], rtol=1e-4, atol=1e-5)
 
 
