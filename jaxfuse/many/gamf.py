@@ -32,8 +32,8 @@ class GAMF(Annealing):
 
     Temperatures are in units of the standard deviation that scores would have if the edges of the
     networks were unrelated, as in `GraduatedAssignment`, which with `reaction=0, balanced=False` is
-    this with `update="jacobi"` for two networks. The sums of all networks in the universe are carried along, so a sweep costs K
-    two-model gradients.
+    this with `update="jacobi"` for two networks. The sums of all networks in the universe are
+    carried along, so a sweep costs K two-model gradients.
 
     Attributes:
         width: units of the universe over those of a network, as in `UniverseFrankWolfe`.
