@@ -1,5 +1,6 @@
-"""The linear assignment problem, on the host by SciPy or on the device by optax."""
+"""The linear assignment problem, on the host by SciPy or on the device."""
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
@@ -7,16 +8,32 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax.assignment
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
+from jaxfuse.assignment.auction import auction
+from jaxfuse.assignment.priced import PricedAssignment, raise_non_finite
+from jaxfuse.assignment.shortest_augmenting_path import shortest_augmenting_path
 from jaxfuse.status import Status, is_concrete
 
 # Below about a millisecond of work (n * m * min(n, m) summed over the batch) threads cost more
 # than they save.
 _THREADED_WORK = 2e7
+
+# Entries of the matrices that the host prepares at once: small matrices share the cost of a NumPy
+# call, large ones stay in the cache, one to a thread.
+_CHUNK = 2**14
+
+# In compiled code "auto" solves at least this many matrices of at most this size on the device.
+# Uniform, planted and integer float32 matrices, calls interleaved in one process on two loaded CPU
+# cores: there a callback takes 1.4 to 3 times as long as the device. Fewer gain a quarter of a
+# millisecond a call, and batches of 48 or 64 rows may lose. From 256 rows the device takes half to
+# two thirds of the time again, but float32 and a compilation of seconds are left to be asked for.
+# No accelerator was measured.
+_DEVICE_BATCH = 16
+_DEVICE_SIZE = 32
 
 
 class Assignment(NamedTuple):
@@ -35,7 +52,9 @@ class Assignment(NamedTuple):
 
 
 def hungarian(
-    scores: ArrayLike, *, backend: Literal["auto", "host", "callback", "jax"] = "auto"
+    scores: ArrayLike,
+    *,
+    backend: Literal["auto", "host", "callback", "jax", "auction"] = "auto",
 ) -> Assignment:
     """Find the assignment of rows to columns with the largest sum of scores.
 
@@ -44,16 +63,20 @@ def hungarian(
 
     The backend "host" calls SciPy (shortest augmenting paths) directly and needs concrete input;
     "callback" calls the same code from compiled code, one host call for a whole batch, however
-    many `vmap`s it came through, its matrices solved on threads; "jax" runs on the device
-    (optax), for `jax.export`, TPUs and programs without callbacks. "auto" takes "host" outside
-    jit and "callback" inside. SciPy works in float64, so integers up to 2**53 are exact; "jax"
-    works in float32: exact for integers while sums stay below 2**24, else optimal up to rounding.
+    many `vmap`s it came through, its matrices solved on threads. "jax" runs on the device, for
+    `jax.export`, TPUs and programs without callbacks (`shortest_augmenting_path`, which also takes
+    and returns prices), and "auction" is its parallel rival for accelerators (`auction`, by default
+    within a thousandth of a row's range of the largest sum; exact for integers). "auto" takes
+    "host" outside jit. Inside it takes "jax" for 16 or more float32, float16 or bfloat16 matrices
+    of up to 32 rows and columns, and "callback" else. SciPy works in float64, so integers up to
+    2**53 are exact; the device works in float32: "jax" is exact for integers while sums stay below
+    2**24, else optimal up to rounding.
 
     Not differentiable: the derivative is zero.
 
     Args:
         scores: `[..., n, m]`, float or integer, higher is better. -inf forbids a pair.
-        backend: "auto", "host", "callback" or "jax".
+        backend: "auto", "host", "callback", "jax" or "auction".
 
     Returns:
         An `Assignment`. Its status is NON_FINITE where scores hold NaN or +inf or overflow: then
@@ -72,14 +95,15 @@ def hungarian(
     References:
         Crouse, "On implementing 2D rectangular assignment algorithms", 2016 (SciPy).
     """
-    if backend not in ("auto", "host", "callback", "jax"):
+    if backend not in ("auto", "host", "callback", "jax", "auction"):
         raise ValueError(
-            f"hungarian: got backend={backend!r}, want 'auto', 'host', 'callback' or 'jax'"
+            f"hungarian: got backend={backend!r}, want 'auto', 'host', 'callback', 'jax' or "
+            f"'auction'"
         )
     if jnp.ndim(scores) < 2:
         raise ValueError(f"hungarian: got scores of shape {jnp.shape(scores)}, want [..., n, m]")
-    if backend == "auto":
-        backend = "host" if is_concrete(scores) else "callback"
+    if backend == "auto" and is_concrete(scores):
+        backend = "host"
     if backend == "host":
         if not is_concrete(scores):
             raise ValueError(
@@ -89,10 +113,27 @@ def hungarian(
         # The scores are not made a JAX array first: that would round float64 and int64.
         result = Assignment(*map(jnp.asarray, _solve_batch(np.asarray(scores))))
     else:
-        solve = _solve_callback if backend == "callback" else _solve_device
+        solve = _SOLVERS[backend]
         result = solve(lax.stop_gradient(jnp.asarray(scores)))
-    _raise_non_finite(result.status)
+    raise_non_finite("hungarian", result.status)
     return result
+
+
+@custom_vmap
+def _solve_auto(scores: jax.Array) -> Assignment:
+    """Choose by the batch that all leading axes and `vmap`s make."""
+    *batch, n, m = scores.shape
+    # Only these dtypes lose nothing in the float32 of the device.
+    narrow = jnp.issubdtype(scores.dtype, jnp.floating) and scores.dtype.itemsize <= 4
+    many_small = math.prod(batch) >= _DEVICE_BATCH and max(n, m) <= _DEVICE_SIZE
+    return _solve_device(scores) if narrow and many_small else _solve_callback(scores)
+
+
+@_solve_auto.def_vmap
+def _solve_auto_batch(axis_size, in_batched, scores):
+    del axis_size, in_batched
+    result = _solve_auto(scores)
+    return result, jax.tree.map(lambda _: True, result)
 
 
 @jax.jit
@@ -114,91 +155,72 @@ def _solve_batch(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """Solve `[..., n, m]` with NumPy and SciPy alone: a callback must not call JAX or raise."""
     *batch, n, m = scores.shape
     size = int(np.prod(batch))
+    if 0 in (size, n, m):
+        empty = np.full(batch, Status.CONVERGED, np.int32)
+        return np.full((*batch, n), -1, np.int32), np.zeros(batch, np.float32), empty
     matrices = scores.reshape(size, n, m)
-    workers = min(size, os.cpu_count() or 1)
+    step = max(1, _CHUNK // (n * m))
+    chunks = [matrices[k : k + step] for k in range(0, size, step)]
+    workers = min(len(chunks), os.cpu_count() or 1)
     if workers > 1 and size * n * m * min(n, m) >= _THREADED_WORK:
         # SciPy releases the interpreter lock while it solves.
         with ThreadPoolExecutor(workers) as pool:
-            solved = list(pool.map(_solve_matrix, matrices))
+            solved = list(pool.map(_solve_chunk, chunks))
     else:
-        solved = [_solve_matrix(matrix) for matrix in matrices]
-    columns = np.array([c for c, _, _ in solved], np.int32).reshape(*batch, n)
-    objective = np.array([o for _, o, _ in solved], np.float32).reshape(batch)
-    status = np.array([s for _, _, s in solved], np.int32).reshape(batch)
-    return columns, objective, status
+        solved = [_solve_chunk(chunk) for chunk in chunks]
+    columns, objective, status = (np.concatenate(parts) for parts in zip(*solved, strict=True))
+    return columns.reshape(*batch, n), objective.reshape(batch), status.reshape(batch)
 
 
-def _solve_matrix(scores: np.ndarray) -> tuple[np.ndarray, float, int]:
-    n, m = scores.shape
-    columns = np.where(np.arange(n) < m, np.arange(n), -1).astype(np.int32)
-    if n == 0 or m == 0:
-        return columns, 0.0, Status.CONVERGED
+def _solve_chunk(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Solve `[size, n, m]`, all but SciPy's part for all matrices at once."""
+    size, n, m = scores.shape
+    least = min(n, m)
+    columns = np.full((size, n), -1, np.int32)
+    columns[:, :least] = np.arange(least)
+    objective = np.full(size, -np.inf)
     scores = scores.astype(np.float64)
-    forbidden = np.isneginf(scores)
     finite = scores
     with np.errstate(over="ignore", invalid="ignore"):
+        forbidden = scores == -np.inf
         if forbidden.any():
             # So low that no sum of allowed scores makes up for it: used where nothing else is left.
-            allowed = scores[~forbidden]
-            low, high = (allowed.min(), allowed.max()) if allowed.size else (0.0, 0.0)
-            finite = np.where(forbidden, low - (high - low + 1) * (min(n, m) + 1), scores)
+            axes = {"axis": (1, 2), "keepdims": True, "where": ~forbidden}
+            low = scores.min(initial=np.inf, **axes)
+            high = scores.max(initial=-np.inf, **axes)
+            low = np.where(low > high, 0.0, low - (high - low + 1) * (least + 1))
+            finite = np.where(forbidden, low, scores)
         # The factor leaves room for the sums that SciPy forms.
-        if not np.isfinite(finite * (4.0 * min(n, m))).all():
-            return columns, -np.inf, Status.NON_FINITE
-    i, j = linear_sum_assignment(finite, maximize=True)
-    columns[:] = -1
-    columns[i] = j
-    if forbidden[i, j].any():
-        return columns, -np.inf, Status.NON_FINITE
+        fine = np.isfinite(4.0 * least * finite.min(axis=(1, 2)))
+        fine &= np.isfinite(4.0 * least * finite.max(axis=(1, 2)))
+    for k in fine.nonzero()[0]:
+        i, j = linear_sum_assignment(finite[k], maximize=True)
+        columns[k] = -1
+        columns[k, i] = j
+        objective[k] = scores[k, i, j].sum()
+    status = np.full(size, Status.CONVERGED.value, np.int32)
+    status[objective == -np.inf] = Status.NON_FINITE.value
     with np.errstate(over="ignore"):
-        return columns, float(np.float32(scores[i, j].sum())), Status.CONVERGED
+        return columns, objective.astype(np.float32), status
 
 
 @jax.jit
 def _solve_device(scores: jax.Array) -> Assignment:
-    *batch, n, m = scores.shape
-    if n == 0 or m == 0 or 0 in batch:
-        return Assignment(
-            columns=jnp.full((*batch, n), -1, jnp.int32),
-            objective=jnp.zeros(batch, jnp.float32),
-            status=jnp.full(batch, Status.CONVERGED.value, jnp.int32),
-        )
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    solved = jax.vmap(_solve_device_matrix)(scores.reshape(-1, n, m))
-    return jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), solved)
+    return _unpriced(shortest_augmenting_path(scores))
 
 
-def _solve_device_matrix(scores: jax.Array) -> Assignment:
-    n, m = scores.shape
-    forbidden = scores == -jnp.inf
-    # So low that no sum of allowed scores makes up for it: used where nothing else is left.
-    low = jnp.min(scores, where=~forbidden, initial=jnp.inf)
-    high = jnp.max(scores, where=~forbidden, initial=-jnp.inf)
-    low = jnp.where(forbidden.all(), 0.0, low - (high - low + 1) * (min(n, m) + 1))
-    allowed = jnp.where(forbidden, low, scores)
-    # Subtracting from the best score of each row (column, if rows are to spare) changes no optimum
-    # and keeps the potentials of the solver small, which float32 needs.
-    cost = allowed.max(axis=1 if n <= m else 0, keepdims=True) - allowed
-    finite = jnp.isfinite(4 * min(n, m) * cost.max())
-    cost = jnp.where(finite, cost, 0.0)
-    i, j = optax.assignment.hungarian_algorithm(cost)
-    matched = jnp.full(n, -1, jnp.int32).at[i].set(j.astype(jnp.int32))
-    rows = jnp.arange(n, dtype=jnp.int32)
-    columns = jnp.where(finite, matched, jnp.where(rows < m, rows, -1))
-    picked = scores[i, j].sum()
-    fine = finite & ~forbidden[i, j].any()
-    return Assignment(
-        columns=columns,
-        objective=jnp.where(fine, picked, -jnp.inf).astype(jnp.float32),
-        status=jnp.where(fine, Status.CONVERGED.value, Status.NON_FINITE.value).astype(jnp.int32),
-    )
+@jax.jit
+def _solve_auction(scores: jax.Array) -> Assignment:
+    return _unpriced(auction(scores))
 
 
-def _raise_non_finite(status: jax.Array) -> None:
-    if is_concrete(status) and np.any(np.asarray(status) == Status.NON_FINITE):
-        where = np.argwhere(np.asarray(status) == Status.NON_FINITE)[0].tolist()
-        element = f" (first at batch element {where})" if where else ""
-        raise ValueError(
-            f"hungarian: scores hold NaN or +inf, overflow, or forbid so many pairs that no "
-            f"assignment is left{element}; {Status.NON_FINITE.message}"
-        )
+def _unpriced(result: PricedAssignment) -> Assignment:
+    return Assignment(result.columns, result.objective.astype(jnp.float32), result.status)
+
+
+_SOLVERS = {
+    "auto": _solve_auto,
+    "callback": _solve_callback,
+    "jax": _solve_device,
+    "auction": _solve_auction,
+}

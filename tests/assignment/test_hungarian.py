@@ -15,8 +15,8 @@ from tests.oracles.assignment import brute_force
 
 module = importlib.import_module("jaxfuse.assignment.hungarian")
 
-BACKENDS = ["host", "callback", "jax"]
-TRACEABLE = ["callback", "jax"]
+BACKENDS = ["host", "callback", "jax", "auction"]
+TRACEABLE = ["callback", "jax", "auction"]
 SHAPES = [(1, 1), (1, 4), (4, 1), (17, 23), (23, 17), (40, 40)]
 
 
