@@ -139,7 +139,7 @@ def _moments(features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     sample = sample - mean[None, :, None]
     count = sample.shape[0] * sample.shape[2]
     covariance = jnp.einsum("irj,isj->rs", sample, sample, precision=HIGHEST) / count
-    energy = jax.lax.map(lambda row: jnp.sum(jnp.square(row - mean[:, None]), axis=0), features)
+    energy = jnp.sum(jnp.square(features - mean[None, :, None]), axis=1)
     total = jnp.mean(energy)
     energy = energy / jnp.where(total > 0, total, 1.0)
     return covariance, jnp.mean(energy, axis=1), jnp.mean(energy, axis=0)

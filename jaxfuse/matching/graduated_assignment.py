@@ -152,19 +152,19 @@ def noise_scale(problem: Problem, moments: Sequence[Moment] | None = None) -> di
         moments: of its tensors, where they are known already.
     """
     moments = problem.second_moments() if moments is None else moments
-    variance = {
-        group: jnp.mean(jnp.square(double_centred(scores)))
-        for group, scores in problem.nodes.items()
+    packed, sizes = Packed.of(problem), problem.sizes
+    stacks = {
+        key: jnp.mean(jnp.square(double_centred(scores)), axis=(-2, -1))
+        for key, scores in packed.nodes.items()
     }
-    sizes = problem.sizes
     for links, moment in zip(problem.links, moments, strict=True):
         if isinstance(moment, ScoreVariance):
             added = moment.carriers
         else:
             added = tuple(sizes[other] * moment.scale for other in reversed(links[0]))
-        for index, link in enumerate(links):
-            for node, part in zip(link, added, strict=True):
-                variance[node] = variance[node] + part[index]
+        for slot, part in enumerate(added):
+            stacks = packed.add(stacks, links, slot, part)
+    variance = packed.unpack(stacks)
     deepest = sorted(problem.parents, key=lambda pair: sizes[pair[0]], reverse=True)
     for child, parent in deepest:
         variance[parent] = variance[parent] + sizes[child] // sizes[parent] * variance[child]
