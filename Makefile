@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types install bench clean
+.PHONY: demo test lint types install bench bench-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,7 +11,8 @@ help:
 	@echo "make test     run the tests and the examples in the docstrings"
 	@echo "make install  install jaxfuse with everything needed to work on it"
 	@echo "make lint     check style and format; make types checks the types"
-	@echo "make bench    measure recovery of planted matchings and the time of an alignment"
+	@echo "make bench    measure kernels and alignments beside other libraries (BENCH_ARGS=--quick: small)"
+	@echo "make bench-check  compare a quick run's ratios to peers with the stored ones (UPDATE=1: store)"
 
 demo: $(VENV)/.user
 	$(BIN)/jaxfuse demo
@@ -36,8 +37,11 @@ types: $(VENV)/.developer
 install: $(VENV)/.developer
 
 bench: $(VENV)/.developer
-	$(BIN)/python -m benchmarks.planted_recovery --trials 20
-	$(BIN)/python -m benchmarks.align
+	$(BIN)/jaxfuse bench --suite all --json dist/bench.json --html dist/bench.html $(BENCH_ARGS)
+
+# Ratios to peers in the same run, never absolute times; fails beyond the stored margin.
+bench-check: $(VENV)/.developer
+	$(BIN)/jaxfuse bench --suite check $(if $(UPDATE),--update)
 
 clean:
 	rm -rf $(VENV)

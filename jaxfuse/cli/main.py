@@ -6,13 +6,16 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from jaxfuse.cli.bench import Bench
+from jaxfuse.cli.compilation_cache import use_compilation_cache
 from jaxfuse.cli.demo import Demo
 from jaxfuse.cli.fuse import Fuse
 from jaxfuse.cli.methods import ListMethods
 from jaxfuse.cli.symmetry import SymmetryTable
 
 Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo", description=Demo.__doc__)]
+    Annotated[Bench, tyro.conf.subcommand("bench", description=Bench.__doc__)]
+    | Annotated[Demo, tyro.conf.subcommand("demo", description=Demo.__doc__)]
     | Annotated[Fuse, tyro.conf.subcommand("fuse", description=Fuse.__doc__)]
     | Annotated[ListMethods, tyro.conf.subcommand("methods", description=ListMethods.__doc__)]
     | Annotated[SymmetryTable, tyro.conf.subcommand("symmetry", description=SymmetryTable.__doc__)]
@@ -25,6 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: the words after `jaxfuse`; those of the process by default.
     """
+    if arguments is None:
+        # A process of its own; whoever calls this function from Python keeps the settings of JAX.
+        use_compilation_cache()
     command = tyro.cli(
         Command,  # type: ignore[arg-type]
         prog="jaxfuse",

@@ -1,0 +1,1 @@
+"""Measure time, memory and quality beside other libraries: `jaxfuse bench`."""
