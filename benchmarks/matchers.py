@@ -50,10 +50,11 @@ PyTree = Any
 RESULTS = Path(__file__).parent / "results"
 IMAGES = 1000  # unlabelled training images that methods and repairs may look at
 NOISE = 4000  # samples of noise for the repair without data
-# Gradients of convolutions are slow on a CPU, so there these take fewer and smaller steps.
+# Inside a loop XLA compiles gradients of convolutions badly on a CPU (20 times as slow as outside),
+# so on colour images these take fewer and smaller steps.
 SHORT: dict[str, AnyMethod] = {
-    "sinkhorn_rebasin_midpoint": SinkhornRebasin("midpoint", steps=50, batch_size=50),
-    "straight_through": StraightThrough(steps=50, batch_size=50),
+    "sinkhorn_rebasin_midpoint": SinkhornRebasin("midpoint", steps=10, batch_size=50),
+    "straight_through": StraightThrough(steps=10, batch_size=50),
 }
 # Schemes that are "portfolio" for two networks, entry by entry (tests/many/test_schemes.py).
 SAME_FOR_TWO = ("all_to_one", "sequential", "hierarchical")
