@@ -318,10 +318,9 @@ def main(config: Config) -> None:
         if (known["trials"], known["seed"]) == (config.trials, config.seed):
             rows = known["rows"]
             held = {label(Row(**e["row"])): e["methods"] for e in rows if "methods" in e}
-    results = []
-    for row in ROWS:
-        found = held.get(label(row), {})
-        results.append({"row": asdict(row), "methods": found})
+    # All rows from the start: what is written on the way keeps what was known of the later ones.
+    results = [{"row": asdict(row), "methods": held.get(label(row), {})} for row in ROWS]
+    for row, found in zip(ROWS, (each["methods"] for each in results), strict=True):
         for name, method in methods(row, config).items():
             if name in found:
                 continue
