@@ -51,7 +51,7 @@ RESULTS = Path(__file__).parent / "results"
 IMAGES = 1000  # unlabelled training images that methods and repairs may look at
 NOISE = 4000  # samples of noise for the repair without data
 # Inside a loop XLA compiles gradients of convolutions badly on a CPU (20 times as slow as outside),
-# so on colour images these take fewer and smaller steps.
+# so on convolutional networks these take fewer and smaller steps.
 SHORT: dict[str, AnyMethod] = {
     "sinkhorn_rebasin_midpoint": SinkhornRebasin("midpoint", steps=10, batch_size=50),
     "straight_through": StraightThrough(steps=10, batch_size=50),
@@ -244,7 +244,7 @@ def measure(pair: Pair, judge: Judge, method: str, data: bool) -> Row:
     """Align the pair with one method, fuse it with every repair, and evaluate."""
     entry = METHODS[method]
     chosen = entry.method
-    if pair.fit.ndim == 4 and pair.fit.shape[-1] == 3:
+    if any(leaf.ndim == 4 for leaf in jax.tree.leaves(pair.params[0])):
         chosen = SHORT.get(method, chosen)
     inputs = pair.fit if data else None
     call = functools.partial(
