@@ -5,13 +5,9 @@ Run from the root of the repository: `python -m benchmarks.align`.
 
 import functools
 import itertools
-import multiprocessing
-import resource
 import sys
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,17 +20,16 @@ from rich.table import Table
 
 from benchmarks.pairs import Pair, from_files, planted, unrelated
 from benchmarks.record import write_json
-from benchmarks.weight_matching import weight_matching
 from jaxfuse import (
-    CoordinateAscent,
-    FrankWolfe,
     Gaussian,
-    GraduatedAssignment,
     Linear,
-    Portfolio,
     align_params,
 )
 from jaxfuse.affinity import Affinity
+from jaxfuse.bench.memory import alone, host_peak
+from jaxfuse.bench.reach import limited, reach
+from jaxfuse.bench.timing import timed
+from jaxfuse.bench.weight_matching import weight_matching
 from jaxfuse.matching import Solver
 from jaxfuse.methods import METHODS
 
@@ -84,18 +79,6 @@ def make_pair(config: Config) -> Pair:
     return planted(config.width, config.noise, config.seed)
 
 
-def peak_mebibytes() -> float:
-    """Return the most memory this process has held, interpreter and libraries included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = jax.block_until_ready(function())
-    return result, time.perf_counter() - start
-
-
 def run_loop(config: Config) -> dict[str, Any]:
     """Time the Python loop, after a first pass that starts the threads of the matrix products."""
     pair = make_pair(config)
@@ -108,7 +91,7 @@ def run_loop(config: Config) -> dict[str, Any]:
     return {
         "seconds": float(np.median([seconds for _, seconds in runs])),
         "sweeps": sweeps,
-        "peak_mebibytes": peak_mebibytes(),
+        "peak_mebibytes": host_peak(),
         **pair.quality(permutations),
     }
 
@@ -125,25 +108,25 @@ def compile_align(pair: Pair, affinity: Affinity, solver: Solver) -> Callable[[]
 def run_case(config: Config, affinity: str, solver: str, target: float | None) -> dict[str, Any]:
     """Time one affinity and solver; with a target, also how soon its objective is reached."""
     pair = make_pair(config)
-    before = peak_mebibytes()
+    before = host_peak()
     call, compile_seconds = timed(
         lambda: compile_align(pair, AFFINITIES[affinity], solver_named(solver))
     )
-    compiled = peak_mebibytes()
+    compiled = host_peak()
     alignment, first_seconds = timed(call)
     seconds = float(np.median([timed(call)[1] for _ in range(config.repeats)]))
     result = {
         "compile_seconds": compile_seconds,
         "first_call_seconds": first_seconds,
         "seconds": seconds,
-        "peak_mebibytes": peak_mebibytes(),
+        "peak_mebibytes": host_peak(),
         "peak_mebibytes_before": before,
         "peak_mebibytes_compiled": compiled,
         "status": int(alignment.status),
         **pair.quality(alignment.permutations),
     }
     if target is not None:
-        result["reach"] = reach(pair, solver_named(solver), target, config.repeats)
+        result["reach"] = seconds_to(pair, solver_named(solver), target, config.repeats)
     return result
 
 
@@ -153,58 +136,14 @@ def solver_named(name: str) -> Solver:
     return method
 
 
-def limited(solver: Solver, limit: int) -> Solver:
-    """Return a solver cut to `limit` iterations or temperatures, without the polish after them."""
-    if isinstance(solver, CoordinateAscent):
-        return replace(solver, max_sweeps=limit)
-    if isinstance(solver, Portfolio):
-        members = tuple(limited(member, limit) for member in solver.solvers)
-        return replace(solver, solvers=members, polish=None)
-    if not isinstance(solver, FrankWolfe | GraduatedAssignment):
-        raise TypeError(f"{solver} has no known iteration limit")
-    if isinstance(solver, FrankWolfe):
-        return replace(solver, max_iterations=limit, polish=None)
-    return replace(solver, steps=min(limit, solver.steps), polish=None)
-
-
-def reach(pair: Pair, solver: Solver, target: float, repeats: int) -> dict[str, Any] | None:
-    """Find the smallest limit of iterations whose result reaches the target, and time it.
-
-    Limits are doubled until one reaches it, then bisected. Where none does, the solver is tried as
-    it is, with its polish (limit None); where that fails too, the target is out of reach.
-    """
-
-    def attempt(limit: int | None) -> tuple[bool, float]:
-        call = compile_align(pair, Linear(), solver if limit is None else limited(solver, limit))
-        if pair.quality(call().permutations)["objective"] < target:
-            return False, float("nan")
-        return True, float(np.median([timed(call)[1] for _ in range(repeats)]))
-
-    failed = 0
-    for limit in (1, 2, 4, 8, 16, 32, None):
-        reached, seconds = attempt(limit)
-        if reached:
-            break
-        failed = limit or failed
-    else:
-        return None
-    while limit is not None and limit - failed > 1:
-        middle = (limit + failed) // 2
-        reached, faster = attempt(middle)
-        if reached:
-            limit, seconds = middle, faster
-        else:
-            failed = middle
-    return {"limit": limit, "seconds": seconds}
-
-
-def alone(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Call a function in a fresh process, so that its peak memory is its own.
-
-    The caller holds no arrays: a child's peak starts at the size of the process that made it.
-    """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+def seconds_to(pair: Pair, solver: Solver, target: float, repeats: int) -> float | None:
+    """Return the seconds of the least limit of iterations that reaches the target, or None."""
+    return reach(
+        lambda limit: compile_align(pair, Linear(), limited(solver, limit) if limit else solver),
+        lambda alignment: pair.quality(alignment.permutations)["objective"],
+        lambda call: float(np.median([timed(call)[1] for _ in range(repeats)])),
+        target,
+    )
 
 
 def run_all(config: Config, progress: Progress) -> Iterator[dict[str, Any]]:
@@ -232,10 +171,8 @@ def table(results: list[dict[str, Any]], config: Config) -> Table:
     formats |= {"objective": ".2f", "of_planted": ".4f", "units": ".2%"}
     for case in results:
         cells = [format(case[key], form) if key in case else "-" for key, form in formats.items()]
-        found = case.get("reach", {})
-        cells.append(
-            "not reached" if found is None else f"{found['seconds']:.3f}" if found else "-"
-        )
+        found = case.get("reach", "-")
+        cells.append(f"{found:.3f}" if isinstance(found, float) else found or "not reached")
         result.add_row(case["affinity"], case["solver"], *cells)
     return result
 

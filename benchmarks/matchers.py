@@ -50,8 +50,8 @@ PyTree = Any
 RESULTS = Path(__file__).parent / "results"
 IMAGES = 1000  # unlabelled training images that methods and repairs may look at
 NOISE = 4000  # samples of noise for the repair without data
-# Inside a loop XLA compiles gradients of convolutions badly on a CPU (20 times as slow as outside),
-# so on convolutional networks these take fewer and smaller steps.
+# Inside a loop XLA compiles gradients of convolutions badly on a CPU, so on
+# convolutional networks these take fewer and smaller steps.
 SHORT: dict[str, AnyMethod] = {
     "sinkhorn_rebasin_midpoint": SinkhornRebasin("midpoint", steps=10, batch_size=50),
     "straight_through": StraightThrough(steps=10, batch_size=50),

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks.weight_matching import Named, Permutations, linear_objective, reorder
 from jaxfuse import Symmetry, infer_chain
+from jaxfuse.bench.weight_matching import Named, Permutations, linear_objective, reorder
 
 CHANNELS = (64, 128, 256, 256, 512, 512, 512, 512)
 

@@ -17,9 +17,9 @@ class Linear:
     reordered B (Ainsworth et al., ICLR 2023, eq. 1).
 
     Attributes:
-        normalised: divide every tensor by the root of its mean square. Where
-            networks differ by noise in proportion to each tensor, this weighs the tensors as the
-            likelihood does, and more noise is survived (`benchmarks/planted_recovery.py`).
+        normalised: divide every tensor by the root of its mean square. Where networks differ by
+            noise in proportion to each tensor, this weighs the tensors as the likelihood does.
+            `GraduatedAssignment` anneals on such tensors in any case.
 
     Examples:
         >>> import jax.numpy as jnp

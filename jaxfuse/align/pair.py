@@ -78,9 +78,9 @@ def align_params(
         symmetry: which axes must be permuted together; by default traced from `apply_fn`, or, where
             there is none, read off the tree of a feed-forward chain (`jaxfuse.infer_chain`). Two
             for networks of different widths.
-        affinity: how edges are compared: "linear" (measured best on real pairs), "normalised" (best
-            for noisy copies), "gaussian", "exact_gaussian", or an instance with its own settings.
-            For methods that match weights.
+        affinity: how edges are compared: "linear" (measured best on real pairs), "normalised"
+            (every tensor over its spread), "gaussian", "exact_gaussian", or an instance with its
+            own settings. For methods that match weights.
         apply_fn: `apply_fn(params, *inputs)`, the function of the networks.
         inputs: a batch of about 100 unlabelled examples or more, or a tuple of the arguments that
             follow the parameters. Methods that match weights then match activations with them.

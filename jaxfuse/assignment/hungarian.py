@@ -30,11 +30,9 @@ _THREADED_WORK = 2e7
 _CHUNK = 2**14
 
 # In compiled code "auto" solves at least this many matrices of at most this size on the device.
-# Uniform, planted and integer float32 matrices, calls interleaved in one process on two loaded CPU
-# cores: there a callback takes 1.4 to 3 times as long as the device. Fewer gain a quarter of a
-# millisecond a call, and batches of 48 or 64 rows may lose. From 256 rows the device takes half to
-# two thirds of the time again, but float32 and a compilation of seconds are left to be asked for.
-# No accelerator was measured.
+# There a callback took longer in every comparison on a CPU. From 128 rows the device is the faster
+# one again (`jaxfuse bench --only 'hungarian on device*'`), but float32 and a second of compilation
+# are left to be asked for. No accelerator was measured.
 _DEVICE_BATCH = 16
 _DEVICE_SIZE = 32
 
@@ -147,7 +145,7 @@ def _solve_callback(scores: jax.Array) -> Assignment:
         jax.ShapeDtypeStruct(tuple(batch), jnp.float32),
         jax.ShapeDtypeStruct(tuple(batch), jnp.int32),
     )
-    # The former takes half as long, as it hands over the arrays as they lie in memory.
+    # The former hands over the arrays as they lie in memory.
     fill = buffer_callback(_fill, shapes, vmap_method="expand_dims")
     answer = functools.partial(jax.pure_callback, _answer, shapes, vmap_method="expand_dims")
     return Assignment(*lax.platform_dependent(scores, cpu=fill, default=answer))

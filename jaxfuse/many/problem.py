@@ -76,7 +76,7 @@ class ManyProblem:
             a block: axes over the networks, over the tensors, then those of one tensor.
         links: per block and tensor its nodes.
         pairs: per node the scores `[K, K, n, n]` that activations add; may be empty.
-        pair_weights: per node what those weigh in the balanced problem, `[K, K]`.
+        pair_weights: per node what those weigh in the balanced problem, `[K, K]`; 1 by default.
         weights: what features weigh there; None for an affinity that weighs all tensors alike.
         backend: who solves assignments, as in `jaxfuse.hungarian`.
         parents: pairs of a node and its parent, for the nodes that have one.
@@ -200,9 +200,9 @@ class ManyProblem:
             pick: takes what activations add to the node scores `[N, N]` out of `[K, K, n, n]`.
         """
         balanced = {
-            node: scores * self.pair_weights[node][:, :, None, None]
+            node: scores * weights[:, :, None, None] if weights is not None else scores
             for node, scores in self.pairs.items()
-            if node in self.pair_weights
+            for weights in (self.pair_weights.get(node),)
         }
         two = reference.match(other, self.backend, self.parents, self.weights)
         return two.plus(pick(self.pairs), pick(balanced))

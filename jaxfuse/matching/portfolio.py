@@ -28,8 +28,8 @@ class Portfolio:
     the networks are noisy copies. Before them comes coordinate ascent, the cheapest: where a
     matching is beyond doubt, as between a network and its noisy copy or between the clients of one
     round, nothing else is run. A unit is clear when its match scores above all else in its row and
-    its column; of planted matchings all units are, of lost ones half, and of networks that were
-    trained apart less than a third.
+    its column. Of planted matchings nearly all units are and of lost ones about half; of the
+    networks trained apart that were tried, fewer.
 
     Attributes:
         solvers: what is run, in order of preference, up to the first clear matching. Graduated

@@ -1,12 +1,15 @@
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfuse.matching import Matching, Portfolio, Problem
+from jaxfuse.matching import CoordinateAscent, Matching, Portfolio, Problem
 from jaxfuse.matching.portfolio import clear_share
 from jaxfuse.status import Status
+from jaxfuse.symmetry import permute, random_permutations
+from tests.matching.instances import residual_network, residual_problem
 
 FIRST, SECOND = (1, 2, 0), (2, 0, 1)
 
@@ -89,3 +92,21 @@ def test_clear_are_the_units_above_their_row_and_column():
     np.testing.assert_allclose(share, 3 / 5)
     share = clear_share(problem, {"g": jnp.arange(3), "h": jnp.arange(2)})
     np.testing.assert_allclose(share, 1 / 5)
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0, 1.5])
+def test_planted_matchings_are_clear_and_others_are_not(noise):
+    params, symmetry = residual_network(0, stream=48, inner=48, blocks=3, bias=False)
+    rng = np.random.default_rng(1)
+    noisy = {
+        path: leaf + noise * jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32)
+        for path, leaf in params.items()
+    }
+    order = random_permutations(symmetry, jax.random.key(2))
+    problem = residual_problem(params, permute(noisy, symmetry, order), symmetry)
+    truth = {group: jnp.argsort(p) for group, p in order.items()}
+    assert clear_share(problem, truth) > 0.95
+    others = residual_network(3, stream=48, inner=48, blocks=3, bias=False)[0]
+    unrelated = residual_problem(params, others, symmetry)
+    found = jax.jit(CoordinateAscent().solve)(unrelated).permutations
+    assert clear_share(unrelated, found) < 0.7
