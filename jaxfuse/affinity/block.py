@@ -121,10 +121,10 @@ class FeatureBlock:
 
     def second_moment(self) -> SecondMoment:
         """Return how large k is between unrelated edges: the noise of the scores."""
-        covariance_a, row_a, column_a = _moments(self.a)
-        covariance_b, row_b, column_b = _moments(self.b)
-        scale = jnp.vdot(covariance_a, covariance_b, precision=HIGHEST)
-        return SecondMoment(scale, row_a, column_a, row_b, column_b)
+        # One program for both.
+        covariances, rows, columns = jax.vmap(_moments)(jnp.stack([self.a, self.b]))
+        scale = jnp.vdot(*covariances, precision=HIGHEST)
+        return SecondMoment(scale, rows[0], columns[0], rows[1], columns[1])
 
 
 def _moments(features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

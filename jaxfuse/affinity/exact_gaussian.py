@@ -61,10 +61,12 @@ class ExactGaussian:
     Attributes:
         bandwidth: sigma as a multiple of each tensor's median squared distance between edges.
         memory: megabytes that the kernel values in flight may take.
+        batched: False, as several tensors at once would take several budgets.
     """
 
     bandwidth: float = 32.0
     memory: float = 64.0
+    batched: ClassVar[bool] = False
 
     def block(self, edges_a: jax.Array, edges_b: jax.Array) -> ExactGaussianBlock:
         """Compare edges `[n, m, e]` of a tensor that joins two groups."""

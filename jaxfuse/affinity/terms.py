@@ -1,10 +1,12 @@
 """The terms of the objective: one per tensor, or per entry of the pinned axes that index it."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxfuse.affinity.edges import arrange, split_axes
 from jaxfuse.symmetry.axes import TensorAxes
@@ -52,7 +54,7 @@ class Term:
     @property
     def axes(self) -> tuple[int, ...]:
         """The axes of the view that move: those of the first carrier, then the other ones."""
-        rows, columns, _ = split_axes(self.tensor, [carrier.axes for carrier in self.carriers])
+        rows, columns, _ = self.split
         return (*rows, *columns) if len(self.carriers) > 1 else tuple(rows)
 
     def edges(self, leaf: jax.Array) -> jax.Array:
@@ -62,13 +64,21 @@ class Term:
             float32 `[n, m, e]`: n units of the first carrier, m of the others together or, where
             there are none, the pinned units, and the vector on an edge.
         """
+        return arrange(self.cut(leaf), *self.split)
+
+    def cut(self, leaf: jax.Array) -> jax.Array:
+        """Take the term's part of the leaf, viewed by its axes."""
         where = dict(self.entries)
-        cut = tuple(
+        part = tuple(
             slice(where[axis], where[axis] + 1) if axis in where else slice(None)
             for axis in range(len(self.tensor.shape))
         )
-        carriers = [carrier.axes for carrier in self.carriers]
-        return arrange(self.tensor.take(leaf)[cut], *split_axes(self.tensor, carriers))
+        return self.tensor.take(leaf)[part]
+
+    @property
+    def split(self) -> tuple[list[int], list[int], list[int]]:
+        """The axes of the view that hold row units, column units, and the vector on an edge."""
+        return split_axes(self.tensor, [carrier.axes for carrier in self.carriers])
 
 
 def list_terms(symmetry: Symmetry) -> list[Term]:
@@ -90,6 +100,30 @@ def list_terms(symmetry: Symmetry) -> list[Term]:
         if any(tensor.groups) and not tensor.statistic
         for term in _terms_of(symmetry, tensor)
     ]
+
+
+def alike_terms(symmetry: Symmetry) -> list[tuple[Term, ...]]:
+    """Return the terms of `list_terms`, those of one shape and one arrangement together.
+
+    Examples:
+        >>> square = [TensorAxes(path, (4, 4), ("g", "h")) for path in "ab"]
+        >>> spec = Symmetry((("g", 4), ("h", 4)), (*square, TensorAxes("c", (4,), ("h",))))
+        >>> [[term.tensor.path for term in terms] for terms in alike_terms(spec)]
+        [['a', 'b'], ['c']]
+    """
+    found: dict[object, list[Term]] = {}
+    for term in list_terms(symmetry):
+        pinned = dict(term.entries)
+        shape = tuple(1 if axis in pinned else size for axis, size in enumerate(term.tensor.shape))
+        axes = tuple(carrier.axes for carrier in term.carriers)
+        found.setdefault((shape, axes, tuple(map(tuple, term.split))), []).append(term)
+    return [tuple(terms) for terms in found.values()]
+
+
+def stack_edges(terms: Sequence[Term], leaves: Mapping[str, jax.Array]) -> jax.Array:
+    """Return the edges of terms that are alike, side by side: float32 `[terms, n, m, e]`."""
+    cuts = [term.cut(leaves[term.tensor.path]) for term in terms]
+    return jax.vmap(lambda cut: arrange(cut, *terms[0].split))(jnp.stack(cuts))
 
 
 def _terms_of(symmetry: Symmetry, tensor: TensorAxes) -> list[Term]:

@@ -183,24 +183,21 @@ def _search(
 ) -> tuple[Correspondence, dict[str, jax.Array]]:
     finite = jnp.bool_(True)
     if not known_finite:
-        for tree in networks.params:
-            for leaf in _weights(tree).values():
-                finite &= jnp.all(jnp.isfinite(leaf))
+        finite = _all_finite([leaf for tree in networks.params for leaf in _weights(tree).values()])
 
-    def clean(leaf: Any) -> Any:
-        if not is_weight(leaf):
-            return leaf
-        # Values that are no numbers would spread to every score: the search then runs on zeros.
-        return jax.lax.stop_gradient(leaf if known_finite else jnp.where(finite, leaf, 0))
-
-    networks = replace(networks, params=jax.tree.map(clean, networks.params))
+    # Values that are no numbers would spread to every score: the search then runs on zeros, in the
+    # few arrays of the problem where it has one.
+    unclean = None if known_finite else finite
+    in_problem = isinstance(method, Solver) and networks.count == 2
+    params = _cleaned(networks.params, None if in_problem else unclean)
+    networks = replace(networks, params=params)
     found: Correspondence
     if not networks.symmetry.groups:
         found = _nothing_to_match()
     elif isinstance(method, Method):
         found = method.align(networks, key)
     else:
-        found = _match_weights(networks, method, affinity, activation_weight, backend, key)
+        found = _match_weights(networks, method, affinity, activation_weight, backend, key, unclean)
     orders, permutations = found.orders, {}
     if orders and found.maps is None:
         if not known_finite:
@@ -238,8 +235,12 @@ def _match_weights(
     activation_weight: float,
     backend: Backend,
     key: jax.Array | None,
+    finite: jax.Array | None,
 ) -> Correspondence:
-    """Match by the weights, and by the activations where there is data, with any solver."""
+    """Match by the weights, and by the activations where there is data, with any solver.
+
+    A problem of two networks becomes zero where they are not finite.
+    """
     params, symmetry = networks.params, networks.symmetry
     with_data = networks.has_data and activation_weight > 0
     if isinstance(method, Solver) and networks.count == 2:
@@ -251,7 +252,7 @@ def _match_weights(
             scores = {node: each[0, 1] for node, each in pairs.items()}
             balanced = {node: each * (even[node] / noise[node]) for node, each in scores.items()}
             problem = problem.plus(scores, balanced)
-        matching = method.solve(problem, key=key)
+        matching = method.solve(_cleaned(problem, finite), key=key)
         orders = {
             node: jnp.stack([jnp.arange(len(p), dtype=jnp.int32), p])
             for node, p in matching.permutations.items()
@@ -324,6 +325,28 @@ def resolve(what: str, choice: Choice | str, table: Mapping[str, Choice]) -> Cho
 
 def _weights(params: PyTree) -> dict[str, jax.Array]:
     return {path: leaf for path, leaf in named_leaves(params).items() if is_weight(leaf)}
+
+
+def _cleaned(tree: PyTree, finite: jax.Array | None) -> PyTree:
+    """Return a tree whose arrays have no gradient, and are zero where a flag is False."""
+
+    def clean(leaf: Any) -> Any:
+        if not is_weight(leaf):
+            return leaf
+        return jax.lax.stop_gradient(leaf if finite is None else jnp.where(finite, leaf, 0))
+
+    return jax.tree.map(clean, tree)
+
+
+def _all_finite(leaves: Sequence[jax.Array]) -> jax.Array:
+    """Tell whether no leaf holds NaN or infinity, by one reduction per shape."""
+    alike: dict[object, list[jax.Array]] = {}
+    for leaf in leaves:
+        alike.setdefault((jnp.shape(leaf), jnp.result_type(leaf)), []).append(leaf)
+    if not alike:
+        return jnp.bool_(True)
+    # One value at the end: a chain of them would be repeated in every operation that asks.
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(jnp.stack(own))) for own in alike.values()]))
 
 
 def _raise_non_finite(weights: Mapping[str, jax.Array], name: str) -> None:

@@ -13,9 +13,10 @@ from jaxfuse.affinity import Affinity, Linear
 from jaxfuse.assignment import permutation_matrix
 from jaxfuse.correspondence import Correspondence
 from jaxfuse.learned.task import Task, between
+from jaxfuse.matching.build import build_problem
 from jaxfuse.matching.coordinate_ascent import CoordinateAscent
 from jaxfuse.matching.nodes import nest
-from jaxfuse.matching.problem import Backend, Permutations, Problem, build_problem
+from jaxfuse.matching.problem import Backend, Permutations, Problem
 from jaxfuse.matching.result import Matching, Solver, select
 from jaxfuse.networks import Networks
 from jaxfuse.status import Status

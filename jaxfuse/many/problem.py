@@ -16,9 +16,10 @@ from jaxfuse.affinity.terms import list_terms
 from jaxfuse.assignment import invert_permutation
 from jaxfuse.many.bundle import Bundle, Weights
 from jaxfuse.many.stack import FeatureStack, MultilinearStack
+from jaxfuse.matching.build import balancing
 from jaxfuse.matching.graduated_assignment import noise_scale
 from jaxfuse.matching.nodes import list_nodes, node_name
-from jaxfuse.matching.problem import Backend, Problem, balancing
+from jaxfuse.matching.problem import Backend, Problem
 from jaxfuse.matching.stacked import Link, alike, grouped, stack, stack_slots
 from jaxfuse.symmetry.spec import Symmetry
 from jaxfuse.symmetry.tree import named_leaves

@@ -1,6 +1,7 @@
 """Coordinate ascent: Git Re-Basin's weight matching, one group at a time."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -8,9 +9,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxfuse.matching.problem import Permutations, Problem, Scores, picked
+from jaxfuse.matching.packed import Packed, Stacks
+from jaxfuse.matching.problem import Permutations, Problem
 from jaxfuse.matching.projection import assign
-from jaxfuse.matching.result import Matching, keep_better, select
+from jaxfuse.matching.result import Matching, Proposal, keep_better, select
+from jaxfuse.matching.stacked import pick, put
+from jaxfuse.matching.turns import (
+    Members,
+    Tree,
+    Turn,
+    stack_members,
+    take_turn,
+    turn_assign,
+    turn_scores,
+)
 
 _GAIN = 1e-6
 
@@ -88,69 +100,141 @@ class CoordinateAscent:
         Raises:
             ValueError: if the order is random and there is no key.
         """
-        if self.order == "random" and key is None:
+        packed = Packed.of(problem)
+        sweep = self.sweep(packed, key)
+
+        def step(state: Ascent) -> Ascent:
+            done = sweep(Move.start(state.permutations), state.sweep)
+            value = state.objective + done.gain
+            ahead = jnp.arange(self.max_sweeps) >= state.sweep
+            trace = jnp.where(ahead, value, state.trace)
+            clear = done.clear / sum(problem.sizes.values())
+            return Ascent(done.permutations, value, trace, state.sweep + 1, done.gain > 0, clear)
+
+        begin = jnp.asarray(objective, jnp.float32)
+        first = Ascent(
+            packed.pack(permutations),
+            begin,
+            jnp.full(self.max_sweeps, begin),
+            jnp.int32(0),
+            jnp.bool_(True),
+            jnp.float32(0),
+        )
+        last = lax.while_loop(
+            lambda state: state.gained & (state.sweep < self.max_sweeps), step, first
+        )
+        return last._replace(permutations=packed.unpack(last.permutations))
+
+    def sweep(self, packed: Packed, key: jax.Array | None = None) -> "Sweep":
+        """Return one pass over all groups, as a function of the state and of the sweep's number.
+
+        Raises:
+            ValueError: if the order is random and there is no key.
+        """
+        if self.order == "forward":
+            return self._forward(packed)
+        if key is None:
             raise ValueError(
                 "CoordinateAscent(order='random') needs key=jax.random.key(seed), and as a polish "
                 "it gets none: use order='forward' there"
             )
-        trees, waves = problem.trees, problem.waves()
-        total = sum(problem.sizes.values())
+        return self._shuffled(packed, key)
 
-        def sweep(state: Ascent) -> Ascent:
-            if key is None or self.order == "forward":
-                moved, gain, clear = state.permutations, jnp.float32(0), jnp.int32(0)
-                for wave in waves:
-                    moved, more, units = self._improve_wave(problem, wave, moved)
-                    gain, clear = gain + more, clear + units
+    def _forward(self, packed: Packed) -> "Sweep":
+        """Return one pass from input to output; adjacent turns of one kind are one loop."""
+        problem = packed.problem
+        runs: list[tuple[Turn | Tree, list[Members]]] = []
+        for wave in problem.waves():
+            alone = [tree for tree in wave if problem.meets_itself(tree)]
+            runs += [(tree, []) for tree in alone]
+            others = [tree for tree in wave if tree not in alone]
+            if not others:
+                continue
+            turn, members = take_turn(packed, others)
+            if runs and runs[-1][0] == turn:
+                runs[-1][1].append(members)
             else:
-                moves = [
-                    lambda p, tree=tree: self._improve_wave(problem, [tree], p) for tree in trees
-                ]
-                order = jax.random.permutation(jax.random.fold_in(key, state.sweep), len(trees))
+                runs.append((turn, [members]))
 
-                def step(carried: Permutations, index: jax.Array) -> tuple[Permutations, tuple]:
-                    moved, *found = lax.switch(index, moves, carried)
-                    return moved, tuple(found)
+        def sweep(move: Move, _: jax.Array) -> Move:
+            for turn, members in runs:
+                if not isinstance(turn, Turn):
+                    move = self._improve_alone(packed, turn, move)
+                elif len(members) == 1:
+                    move = self._improve(packed, turn, members[0], move)
+                else:
+                    step = functools.partial(self._step, packed, turn)
+                    move = lax.scan(step, move, stack_members(members))[0]
+            return move
 
-                moved, (gains, units) = lax.scan(step, state.permutations, order)
-                gain, clear = jnp.sum(gains), jnp.sum(units)
-            value = state.objective + gain
-            ahead = jnp.arange(self.max_sweeps) >= state.sweep
-            trace = jnp.where(ahead, value, state.trace)
-            return Ascent(moved, value, trace, state.sweep + 1, gain > 0, clear / total)
+        return sweep
 
-        begin = jnp.asarray(objective, jnp.float32)
-        trace = jnp.full(self.max_sweeps, begin)
-        first = Ascent(permutations, begin, trace, jnp.int32(0), jnp.bool_(True), jnp.float32(0))
-        return lax.while_loop(
-            lambda state: state.gained & (state.sweep < self.max_sweeps), sweep, first
+    def _shuffled(self, packed: Packed, key: jax.Array) -> "Sweep":
+        """Return one pass in a random order, of the trees one by one."""
+        problem = packed.problem
+        kinds: dict[Turn | Tree, list[Members]] = {}
+        which = []
+        for tree in problem.trees:
+            turn, members = tree, Members((), ())
+            if not problem.meets_itself(tree):
+                turn, members = take_turn(packed, [tree])
+            held = kinds.setdefault(turn, [])
+            which.append((list(kinds).index(turn), len(held)))
+            held.append(members)
+
+        def mover(turn: Turn | Tree, members: Members) -> Callable[[Move, jax.Array], Move]:
+            def move_one(move: Move, index: jax.Array) -> Move:
+                if not isinstance(turn, Turn):
+                    return self._improve_alone(packed, turn, move)
+                own = jax.tree.map(lambda every: every[index], members)
+                return self._improve(packed, turn, own, move)
+
+            return move_one
+
+        moves = [mover(turn, stack_members(members)) for turn, members in kinds.items()]
+        table = jnp.asarray(which, jnp.int32)
+
+        def step(move: Move, one: jax.Array) -> tuple[Move, None]:
+            return lax.switch(one[0], moves, move, one[1]), None
+
+        def sweep(move: Move, number: jax.Array) -> Move:
+            order = jax.random.permutation(jax.random.fold_in(key, number), table)
+            return lax.scan(step, move, order)[0]
+
+        return sweep
+
+    def _step(
+        self, packed: Packed, turn: Turn, move: "Move", members: Members
+    ) -> tuple["Move", None]:
+        return self._improve(packed, turn, members, move), None
+
+    def _improve_alone(self, packed: Packed, tree: Tree, move: "Move") -> "Move":
+        """Reassign a tree that meets itself, if that gains."""
+        held = packed.unpack(move.permutations)
+        permutations, gain = self._improve_itself(packed.problem, tree, held)
+        moved = packed.pack(permutations)
+        return move._replace(
+            permutations=select(move.frozen, move.permutations, moved),
+            gain=move.gain + jnp.where(move.frozen, 0.0, gain),
         )
 
-    def _improve_wave(
-        self, problem: Problem, wave: Sequence[Sequence[str]], permutations: Permutations
-    ) -> tuple[Permutations, jax.Array, jax.Array]:
-        """Reassign trees that share no tensor, each if that gains.
-
-        Returns:
-            The permutations, by how much J rose, and how many units are clear.
-        """
-        gain, clear = jnp.float32(0), jnp.int32(0)
-        alone = [tree for tree in wave if problem.meets_itself(tree)]
-        for tree in alone:
-            permutations, more = self._improve_itself(problem, tree, permutations)
-            gain += more
-        others = [tree for tree in wave if tree not in alone]
-        scores, best = self._propose(problem, [n for tree in others for n in tree], permutations)
-        for tree in others:
-            now = picked(scores, {node: permutations[node] for node in tree})
-            then = picked(scores, {node: best[node] for node in tree})
-            better = then - now > self.tolerance * jnp.abs(now)
-            own = {node: best[node] for node in tree}
-            permutations = {**permutations, **select(better, own, permutations)}
-            gain += jnp.where(better, then - now, 0.0)
-            for node in tree:
-                clear += jnp.sum(is_clear(scores[node], permutations[node]))
-        return permutations, gain, clear
+    def _improve(self, packed: Packed, turn: Turn, members: Members, move: "Move") -> "Move":
+        """Reassign the trees of a turn, which share no tensor, each if that gains."""
+        scores = turn_scores(packed, turn, members, move.permutations)
+        best = turn_assign(packed, turn, scores)
+        held = {
+            key: pick(move.permutations[key], indices)
+            for (key, _), indices in zip(turn.counts, members.nodes, strict=True)
+        }
+        now, then = (turn.by_tree(scores, columns) for columns in (held, best))
+        better = (then - now > self.tolerance * jnp.abs(now)) & ~move.frozen
+        permutations, clear = dict(move.permutations), move.clear
+        for (key, _), indices in zip(turn.counts, members.nodes, strict=True):
+            columns = jnp.where(better[turn.tree_of(key)][:, None], best[key], held[key])
+            permutations[key] = put(permutations[key], indices, columns)
+            clear += jnp.sum(jax.vmap(is_clear)(scores[key], columns))
+        gain = move.gain + jnp.sum(jnp.where(better, then - now, 0.0))
+        return Move(permutations, gain, clear, move.frozen)
 
     def _improve_itself(
         self, problem: Problem, tree: Sequence[str], permutations: Permutations
@@ -167,7 +251,7 @@ class CoordinateAscent:
                 parts.append([other for other in tree if _is_below(other, node, parents)])
         first = now = problem.objective_at(permutations, tree)
         for part in parts:
-            _, best = self._propose(problem, part, permutations)
+            best = self._propose(problem, part, permutations)
             value = problem.objective_at({**permutations, **best}, tree)
             better = value - now > self.tolerance * jnp.abs(now)
             permutations = {**permutations, **select(better, best, permutations)}
@@ -176,18 +260,42 @@ class CoordinateAscent:
 
     def _propose(
         self, problem: Problem, nodes: Sequence[str], permutations: Permutations
-    ) -> tuple[Scores, Permutations]:
+    ) -> Permutations:
         """Assign nodes and all below them by their scores, what is above them fixed."""
         parents = dict(problem.parents)
         scores = problem.scores_at(permutations, nodes)
         above = {parents[node] for node in nodes if node in parents} - set(nodes)
         fixed = {node: permutations[node] for node in above}
-        return scores, assign(scores, problem.backend, problem.parents, fixed)
+        return assign(scores, problem.backend, problem.parents, fixed)
 
 
 def _is_below(node: str, top: str, parents: Mapping[str, str]) -> bool:
     """Tell whether a node is another, or indexed by it."""
     return node == top or (node in parents and _is_below(parents[node], top, parents))
+
+
+class Move(NamedTuple):
+    """What a sweep carries.
+
+    Attributes:
+        permutations: int32 `[L, n]` per stack.
+        gain: by how much J rose.
+        clear: how many units are clear.
+        frozen: whether nothing is to move, and only the clear ones are counted.
+    """
+
+    permutations: Stacks
+    gain: jax.Array
+    clear: jax.Array
+    frozen: jax.Array
+
+    @classmethod
+    def start(cls, permutations: Stacks, frozen: jax.Array | bool = False) -> "Move":
+        """Begin a sweep."""
+        return cls(permutations, jnp.float32(0), jnp.int32(0), jnp.asarray(frozen))
+
+
+Sweep = Callable[[Move, jax.Array], Move]
 
 
 class Ascent(NamedTuple):
@@ -219,19 +327,14 @@ def is_clear(scores: jax.Array, columns: jax.Array) -> jax.Array:
     return matched[:, 0] > rival
 
 
-def finish(
-    problem: Problem,
-    permutations: Permutations,
-    polish: CoordinateAscent | None,
-    finished: jax.Array,
-    trace: jax.Array,
-    iterations: jax.Array,
-) -> Matching:
+def finish(problem: Problem, found: Proposal, polish: CoordinateAscent | None) -> Matching:
     """Polish a matching, if asked to, and put it up against the identity.
 
     A polished matching is finished when the polish is: a local optimum, however it was reached.
     """
+    permutations, finished = found.permutations, found.finished
     if polish is not None:
         ascent = polish.ascend(problem, permutations)
         permutations, finished = ascent.permutations, ~ascent.gained
-    return Matching(*keep_better(problem, permutations, finished), trace, iterations)
+    kept = keep_better(problem, permutations, jnp.asarray(finished))
+    return Matching(*kept, found.trace, found.iterations)

@@ -12,7 +12,7 @@ from jax import lax
 from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
 from jaxfuse.matching.packed import Packed, Stacks
 from jaxfuse.matching.problem import Problem, inner, picked
-from jaxfuse.matching.result import Matching, select
+from jaxfuse.matching.result import Matching, Proposal, select
 
 
 @jax.tree_util.register_static
@@ -58,12 +58,17 @@ class FrankWolfe:
         key: jax.Array | None = None,
     ) -> Matching:
         """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
+        found = self.search(problem, start)
+        return finish(problem, found, self.polish)
+
+    def search(self, problem: Problem, start: Mapping[str, jax.Array] | None = None) -> Proposal:
+        """Return the best permutations met on the way, before the polish."""
         packed = Packed.of(problem)
         walk = self.walk(packed, packed.pack(problem.barycentre() if start is None else start))
-        rounded = packed.unpack(packed.assign(walk.point))
-        ahead = problem.objective_at(rounded) > walk.best_objective
-        best = select(ahead, rounded, packed.unpack(walk.best))
-        return finish(problem, best, self.polish, ~walk.rising, walk.trace, walk.iteration)
+        rounded = packed.assign(walk.point)
+        ahead = packed.objective_at(rounded) > walk.best_objective
+        best = packed.unpack(select(ahead, rounded, walk.best))
+        return Proposal(best, walk.trace, walk.iteration, ~walk.rising)
 
     def walk(self, problem: Packed, point: Stacks) -> "Walk":
         """Run the iteration from doubly stochastic points; no rounding, no polish."""

@@ -15,7 +15,7 @@ from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
 from jaxfuse.matching.packed import Packed, Stacks
 from jaxfuse.matching.problem import Problem, Scores
 from jaxfuse.matching.projection import assign
-from jaxfuse.matching.result import Matching
+from jaxfuse.matching.result import Matching, Proposal
 
 
 @jax.tree_util.register_static
@@ -88,19 +88,22 @@ class GraduatedAssignment:
         key: jax.Array | None = None,
     ) -> Matching:
         """Match from the barycentre, or from a doubly stochastic start. The key is not used."""
+        return finish(problem, self.search(problem, start), self.polish)
+
+    def search(self, problem: Problem, start: Mapping[str, jax.Array] | None = None) -> Proposal:
+        """Return the rounded matching of the last temperature, before the polish."""
         cooled, trace = self.anneal(problem, problem.barycentre() if start is None else start)
         rounded = assign(cooled, problem.backend, problem.parents)
-        finished = jnp.bool_(True)
-        return finish(problem, rounded, self.polish, finished, trace, jnp.int32(len(trace)))
+        return Proposal(rounded, trace, jnp.int32(len(trace)), jnp.bool_(True))
 
     def anneal(
         self, problem: Problem, matching: Mapping[str, jax.Array]
     ) -> tuple[Scores, jax.Array]:
-        """Return the soft matching at the last temperature, and J after every update."""
-        judge, moving = (
-            Packed.of(problem),
-            Packed.of(problem.balanced() if self.balanced else problem),
-        )
+        """Return the soft matching at the last temperature, and what every update began with.
+
+        The latter is the objective that the annealing maximises, that of the balanced problem.
+        """
+        moving = Packed.of(problem.balanced() if self.balanced else problem)
         moments = moving.problem.second_moments()
         unit = moving.pack(noise_scale(moving.problem, moments))
         start = moving.pack(matching)
@@ -112,7 +115,7 @@ class GraduatedAssignment:
         )
 
         def step(state: Cooling, tau: jax.Array) -> tuple[Cooling, jax.Array]:
-            scores = moving.scores(state.matching)
+            objective, scores = jax.value_and_grad(moving.objective)(state.matching)
             if self.reaction:
                 echo = reaction(moving, moments, state)
                 scores = {key: s - self.reaction * echo[key] for key, s in scores.items()}
@@ -121,7 +124,7 @@ class GraduatedAssignment:
                 scores, taus, state.potentials, self.sinkhorn_iterations
             )
             after = Cooling(cooled, state.matching, taus, potentials)
-            return after, judge.objective(cooled)
+            return after, objective
 
         taus = np.geomspace(self.tau_start, self.tau_stop, self.steps).repeat(self.sweeps)
         last, trace = lax.scan(step, first, jnp.asarray(taus, jnp.float32))

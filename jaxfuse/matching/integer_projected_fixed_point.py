@@ -12,7 +12,7 @@ from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
 from jaxfuse.matching.lawler import blend, check_size, product, product_at
 from jaxfuse.matching.problem import Permutations, Problem, Scores, inner, picked
 from jaxfuse.matching.projection import assign
-from jaxfuse.matching.result import Matching, select
+from jaxfuse.matching.result import Matching, Proposal, select
 
 
 @jax.tree_util.register_static
@@ -67,7 +67,8 @@ class IntegerProjectedFixedPoint:
         """
         check_size(problem, self.limit, "IntegerProjectedFixedPoint")
         climb = self.climb(problem, start)
-        return finish(problem, climb.best, self.polish, ~climb.rising, climb.trace, climb.iteration)
+        found = Proposal(climb.best, climb.trace, climb.iteration, ~climb.rising)
+        return finish(problem, found, self.polish)
 
     def climb(self, problem: Problem, start: Mapping[str, jax.Array] | None = None) -> "Climb":
         """Run the iteration; no polish. A start that is a matching is the first best one."""

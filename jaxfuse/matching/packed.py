@@ -11,7 +11,7 @@ import numpy as np
 from jaxfuse.affinity.block import HIGHEST, Block
 from jaxfuse.affinity.multilinear import MultilinearBlock
 from jaxfuse.assignment import sinkhorn
-from jaxfuse.matching.problem import Problem, inner, slot_scores
+from jaxfuse.matching.problem import Problem, inner, picked, slot_scores
 from jaxfuse.matching.projection import assign, cold_potentials, soften
 from jaxfuse.matching.stacked import Link
 
@@ -82,6 +82,14 @@ class Packed:
         """Return dJ/dP `[L, n, n]` at soft matchings."""
         return jax.grad(self.objective)(matching)
 
+    def objective_at(self, permutations: Stacks) -> jax.Array:
+        """Return J at permutations int32 `[L, n]`, by gathers alone."""
+        total = picked(self.nodes, permutations)
+        for links, block in zip(self.problem.links, self.problem.blocks, strict=True):
+            columns = self.slots(permutations, links)
+            total += jnp.sum(jax.vmap(lambda own, *ps: own.value_at(*ps))(block, *columns))
+        return total
+
     def scores_at(self, permutations: Stacks) -> Stacks:
         """Return dJ/dP `[L, n, n]` at permutations int32 `[L, n]`."""
         totals = dict(self.nodes)
@@ -94,12 +102,12 @@ class Packed:
 
     def slots(self, values: Stacks, links: Sequence[Link]) -> tuple[jax.Array, ...]:
         """Return per slot of a block the values of its nodes, `[tensors, ...]`."""
-        return tuple(_take(values[p.stack], p.indices) for p in self._places(links))
+        return tuple(_take(values[p.stack], p.indices) for p in self.places(links))
 
     def add(self, totals: Stacks, links: Sequence[Link], slot: int, found: jax.Array) -> Stacks:
         """Add what the tensors of a block have for the nodes of one slot, `[tensors, ...]`."""
-        stack, indices = self._places(links)[slot]
-        return {**totals, stack: totals[stack] + _spread(found, indices, len(totals[stack]))}
+        stack, indices = self.places(links)[slot]
+        return {**totals, stack: totals[stack] + spread(found, indices, len(totals[stack]))}
 
     def assign(self, scores: Stacks) -> Stacks:
         """Return the best permutations, int32 `[L, n]`."""
@@ -125,7 +133,8 @@ class Packed:
             plans[key], ended[key] = result.plan, result.potentials
         return plans, ended
 
-    def _places(self, links: Sequence[Link]) -> tuple[Place, ...]:
+    def places(self, links: Sequence[Link]) -> tuple[Place, ...]:
+        """Return per slot of a block where the nodes of its tensors stand."""
         found = {node: (key, i) for key, nodes in self.members for i, node in enumerate(nodes)}
         # Tensors of one block have one shape, so the nodes of a slot have one size.
         return tuple(
@@ -151,7 +160,7 @@ def _take(stack: jax.Array, indices: Sequence[int]) -> jax.Array:
     return jnp.tensordot(_one_hot(indices, len(stack)), stack, axes=1, precision=HIGHEST)
 
 
-def _spread(values: jax.Array, indices: Sequence[int], count: int) -> jax.Array:
+def spread(values: jax.Array, indices: Sequence[int], count: int) -> jax.Array:
     """Sum entries into a stack of `count`."""
     if tuple(indices) == tuple(range(count)):
         return values

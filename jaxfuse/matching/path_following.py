@@ -15,7 +15,7 @@ from jaxfuse.matching.graduated_assignment import double_centred
 from jaxfuse.matching.lawler import blend, check_size
 from jaxfuse.matching.problem import Permutations, Problem, Scores, inner, picked
 from jaxfuse.matching.projection import assign
-from jaxfuse.matching.result import Matching
+from jaxfuse.matching.result import Matching, Proposal
 from jaxfuse.matching.stacked import tensor_of
 
 _POWER_STEPS = 20
@@ -120,7 +120,8 @@ class PathFollowing:
         last, trace = self.follow(problem, point, jnp.linspace(-1.0, 1.0, self.steps))
         rounded = assign(last.point, problem.backend, problem.parents)
         steps = jnp.int32(self.steps)
-        return finish(problem, rounded, self.polish, ~last.rising, trace, steps)
+        found = Proposal(rounded, trace, steps, ~last.rising)
+        return finish(problem, found, self.polish)
 
     def follow(
         self, problem: Problem, point: Scores, lambdas: jax.Array

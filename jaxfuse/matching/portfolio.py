@@ -1,19 +1,16 @@
 """A portfolio: several solvers on one problem, the best result kept."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
-from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish, is_clear
+from jaxfuse.matching.coordinate_ascent import CoordinateAscent
 from jaxfuse.matching.frank_wolfe import FrankWolfe
 from jaxfuse.matching.graduated_assignment import GraduatedAssignment
-from jaxfuse.matching.problem import Permutations, Problem
+from jaxfuse.matching.problem import Problem
+from jaxfuse.matching.race import Race, Stage
 from jaxfuse.matching.result import Matching, Solver
-from jaxfuse.status import Status
 
 _CLEAR = 0.95
 
@@ -43,7 +40,8 @@ class Portfolio:
         polish: the ascent that follows from the best.
         opening: what is run first, and kept only if its matching is clear; None for nothing.
 
-    Under `vmap` all solvers run, for one problem alone only those that it takes.
+    A batch of problems, under `vmap`, goes through together: a solver is run for all of them as
+    long as one of them is not beyond doubt. All ascents are one loop, so they are compiled once.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -72,44 +70,9 @@ class Portfolio:
         key: jax.Array | None = None,
     ) -> Matching:
         """Run the solvers from the same start; the trace is the winner's."""
-        # Traced once each, though their shapes are asked for first.
-        runs = [jax.jit(solver.solve) for solver in self.solvers]
-        traces = [jax.eval_shape(run, problem, start, key).trace for run in runs]
-        length = max(map(len, traces))
-
-        def found_by(run: Callable[..., Matching]) -> Matching:
-            found = run(problem, start, key)
-            trace = jnp.pad(found.trace, (0, length - len(found.trace)), "edge")
-            return found._replace(trace=trace)
-
-        def challenge(best: Matching, run: Callable[..., Matching]) -> Matching:
-            found = found_by(run)
-            ahead = found.objective - best.objective > self.margin * jnp.abs(best.objective)
-            return jax.tree.map(lambda new, old: jnp.where(ahead, new, old), found, best)
-
-        def settles(matching: Matching) -> jax.Array:
-            return clear_share(problem, matching.permutations) >= _CLEAR
-
-        if self.opening is None:
-            best, clear = found_by(runs[0]), jnp.bool_(False)
-        else:
-            ascent = self.opening.climb(problem, start, key)
-            trace = jnp.full(length, ascent.objective)
-            status = Status.CONVERGED.array()
-            held = Matching(ascent.permutations, ascent.objective, status, trace, ascent.sweep)
-            clear = ascent.clear >= _CLEAR
-            best = lax.cond(clear, lambda: held, lambda: found_by(runs[0]))
-        for run in runs[1:]:
-            clear = lax.cond(clear, lambda: jnp.bool_(True), functools.partial(settles, best))
-            best = lax.cond(clear, lambda best=best: best, functools.partial(challenge, best, run))
-        finished = best.status != Status.NOT_CONVERGED
-        return finish(
-            problem, best.permutations, self.polish, finished, best.trace, best.iterations
-        )
-
-
-def clear_share(problem: Problem, permutations: Permutations) -> jax.Array:
-    """Return the share of units that are clear (`is_clear`)."""
-    scores = problem.scores_at(permutations)
-    clear = [is_clear(scores[node], columns) for node, columns in permutations.items()]
-    return jnp.mean(jnp.concatenate(clear))
+        opening, polish = self.opening, self.polish
+        stages = [Stage("open", None, opening.max_sweeps)] if opening else []
+        stages += [Stage.of(solver) for solver in self.solvers]
+        stages += [Stage("finish", None, polish.max_sweeps)] if polish else []
+        race = Race(tuple(stages), polish or CoordinateAscent(), self.margin, _CLEAR)
+        return race.run(problem, start, key)

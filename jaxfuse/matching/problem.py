@@ -1,21 +1,15 @@
 """The matching problem: one differentiable objective over a soft matching of every group."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from jaxfuse.affinity.block import HIGHEST, Affinity, Block, SecondMoment
-from jaxfuse.affinity.multilinear import MultilinearBlock, ScoreVariance, multilinear_block
-from jaxfuse.affinity.terms import list_terms
-from jaxfuse.matching.nodes import list_nodes, node_name
-from jaxfuse.matching.stacked import Link, alike, grouped, stack, stack_slots, tensor_of
-from jaxfuse.symmetry.spec import Symmetry
-from jaxfuse.symmetry.tree import named_leaves
+from jaxfuse.affinity.block import HIGHEST, Block, SecondMoment
+from jaxfuse.affinity.multilinear import MultilinearBlock, ScoreVariance
+from jaxfuse.matching.stacked import Link, stack_slots, tensor_of
 
 PyTree = Any
 Scores = dict[str, jax.Array]
@@ -247,81 +241,6 @@ def slot_scores(
         return block.scores(slot, *permutations)
     p, q = permutations
     return block.column_scores(p) if slot else block.row_scores(q)
-
-
-def build_problem(
-    params_a: PyTree,
-    params_b: PyTree,
-    symmetry: Symmetry,
-    affinity: Affinity,
-    backend: Backend = "auto",
-) -> Problem:
-    """Turn the parameters of two networks into a matching problem.
-
-    Args:
-        params_a: the reference network.
-        params_b: the network to reorder, of the same shapes.
-        symmetry: which axes may be permuted together.
-        affinity: how edges are compared.
-        backend: who solves assignments, as in `jaxfuse.hungarian`: "jax" makes no callback.
-
-    Returns:
-        The problem, in float32 whatever the dtype of the parameters.
-
-    Raises:
-        ValueError: if a tensor carries a group without what indexes it, and if one that joins more
-            than two groups, or two that another indexes in common, meets an affinity without
-            features (`ExactGaussian`).
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> from jaxfuse.affinity import Linear
-        >>> from jaxfuse.symmetry import infer_chain
-        >>> params = [jnp.ones((3, 4)), jnp.ones((4, 5)), jnp.ones((5, 2))]
-        >>> problem = build_problem(params, params, infer_chain(params), Linear())
-        >>> problem.sizes, problem.links
-        ({'0': 4, '1': 5}, ((('0', '1'),),))
-    """
-    leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
-    listed = list_nodes(symmetry)
-    sizes = {name: math.prod(node.shape) for name, node in listed.items()}
-    nodes = {name: jnp.zeros((n, n), jnp.float32) for name, n in sizes.items()}
-    even = dict(nodes)
-    blocks, links, factors = [], [], []
-    for term in list_terms(symmetry):
-        tensor = term.tensor
-        edges_a, edges_b = (term.edges(leaves[tensor.path]) for leaves in (leaves_a, leaves_b))
-        chex.assert_equal_shape([edges_a, edges_b])
-        link = tuple(node_name(carrier.group, carrier.entries) for carrier in term.carriers)
-        factor = balancing(affinity, edges_a, edges_b)
-        if len(link) == 1:
-            scores = affinity.node_scores(edges_a, edges_b)
-            nodes[link[0]] = nodes[link[0]] + scores
-            even[link[0]] = even[link[0]] + factor * scores
-            continue
-        block = affinity.block(edges_a, edges_b)
-        if not term.is_pairwise:
-            block = multilinear_block(block, term)
-        blocks.append(block)
-        links.append(link)
-        factors.append(factor)
-    parents = tuple((name, node.parent) for name, node in listed.items() if node.parent)
-    members = alike(blocks, links)
-    balance = None
-    if hasattr(affinity, "mean_square"):
-        balance = Balance(even, stack(factors, members))
-    return Problem(
-        nodes, stack(blocks, members), grouped(links, members), backend, parents, balance
-    )
-
-
-def balancing(affinity: Affinity, *edges: jax.Array) -> jax.Array:
-    """Return the reciprocal of a tensor's mean square; 1 for an affinity that has no scale."""
-    mean_square = getattr(affinity, "mean_square", None)
-    if mean_square is None:
-        return jnp.float32(1)
-    square = mean_square(*edges)
-    return 1 / jnp.where(square > 0, square, 1.0)
 
 
 def _added(scores: Scores, more: Mapping[str, jax.Array]) -> Scores:

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from jaxfuse.matching.packed import Packed
 from jaxfuse.matching.problem import Permutations, Problem
 from jaxfuse.status import Status
 
@@ -17,8 +18,8 @@ class Matching(NamedTuple):
         permutations: per group int32 `[n]`; unit i of A corresponds to unit `permutation[i]` of B.
         objective: J at the permutations, float32.
         status: int32, a `jaxfuse.status.Status`.
-        trace: float32 `[steps]`, J of the iterate after every step of the solver, soft or hard;
-            the last value is repeated where the solver stopped early.
+        trace: float32 `[steps]`, what the solver maximises at its iterate, soft or hard, step by
+            step; the last value is repeated where the solver stopped early.
         iterations: int32, steps taken.
     """
 
@@ -27,6 +28,22 @@ class Matching(NamedTuple):
     status: jax.Array
     trace: jax.Array
     iterations: jax.Array
+
+
+class Proposal(NamedTuple):
+    """What a solver has found before it is polished and judged.
+
+    Attributes:
+        permutations: per group int32 `[n]`.
+        trace: as in `Matching`.
+        iterations: steps taken.
+        finished: whether it was not stopped by its limit.
+    """
+
+    permutations: Permutations
+    trace: jax.Array
+    iterations: jax.Array
+    finished: jax.Array | bool
 
 
 @runtime_checkable
@@ -60,8 +77,10 @@ def keep_better(
     The identity wins ties: a pair that is aligned already is left as it is. A solver that has not
     finished was stopped by its limit.
     """
-    identity = problem.identity()
-    objective, at_identity = problem.objective_at(permutations), problem.objective_at(identity)
+    identity, packed = problem.identity(), Packed.of(problem)
+    objective, at_identity = (
+        packed.objective_at(packed.pack(each)) for each in (permutations, identity)
+    )
     aligned = at_identity >= objective
     stopped = jnp.where(finished, Status.CONVERGED, Status.NOT_CONVERGED)
     status = jnp.where(aligned, Status.ALREADY_ALIGNED, stopped).astype(jnp.int32)

@@ -13,7 +13,7 @@ from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
 from jaxfuse.matching.lawler import check_size, product, raised
 from jaxfuse.matching.problem import Problem, Scores, inner
 from jaxfuse.matching.projection import assign, cold_potentials, soften
-from jaxfuse.matching.result import Matching
+from jaxfuse.matching.result import Matching, Proposal
 
 
 @jax.tree_util.register_static
@@ -84,7 +84,8 @@ class ReweightedRandomWalk:
         walk = self.walk(problem, problem.barycentre() if start is None else dict(start))
         rounded = assign(walk.point, problem.backend, problem.parents)
         settled = walk.change <= self.tolerance
-        return finish(problem, rounded, self.polish, settled, walk.trace, walk.iteration)
+        found = Proposal(rounded, walk.trace, walk.iteration, settled)
+        return finish(problem, found, self.polish)
 
     def walk(self, problem: Problem, point: Scores) -> "Walk":
         """Run the walk from a doubly stochastic point; no rounding, no polish."""

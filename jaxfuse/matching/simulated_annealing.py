@@ -13,7 +13,7 @@ from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
 from jaxfuse.matching.graduated_assignment import noise_scale
 from jaxfuse.matching.problem import Permutations, Problem
 from jaxfuse.matching.projection import assign
-from jaxfuse.matching.result import Matching, select
+from jaxfuse.matching.result import Matching, Proposal, select
 
 
 @jax.tree_util.register_static
@@ -98,7 +98,8 @@ class SimulatedAnnealing:
             permutations = assign(start, problem.backend, problem.parents)
         last, trace = self.anneal(problem, permutations, key)
         steps = jnp.int32(self.steps)
-        return finish(problem, last.best, self.polish, jnp.bool_(True), trace, steps)
+        found = Proposal(last.best, trace, steps, jnp.bool_(True))
+        return finish(problem, found, self.polish)
 
     def anneal(
         self, problem: Problem, permutations: Permutations, key: jax.Array

@@ -12,7 +12,7 @@ from jaxfuse.matching.coordinate_ascent import CoordinateAscent, finish
 from jaxfuse.matching.lawler import check_size, norm, product, raised
 from jaxfuse.matching.problem import Problem, Scores, inner
 from jaxfuse.matching.projection import assign
-from jaxfuse.matching.result import Matching
+from jaxfuse.matching.result import Matching, Proposal
 
 
 @jax.tree_util.register_static
@@ -75,7 +75,8 @@ class SpectralMatching:
         power = self.iterate(problem, problem.barycentre() if start is None else dict(start))
         rounded = assign(power.vector, problem.backend, problem.parents)
         settled = power.change <= self.tolerance
-        return finish(problem, rounded, self.polish, settled, power.trace, power.iteration)
+        found = Proposal(rounded, power.trace, power.iteration, settled)
+        return finish(problem, found, self.polish)
 
     def iterate(self, problem: Problem, vector: Scores) -> "Power":
         """Return the eigenvector, of length one; no rounding, no polish."""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxfuse.matching import CoordinateAscent, Matching, Portfolio, Problem
-from jaxfuse.matching.portfolio import clear_share
+from jaxfuse.matching.coordinate_ascent import Move
+from jaxfuse.matching.packed import Packed
 from jaxfuse.status import Status
 from jaxfuse.symmetry import permute, random_permutations
 from tests.matching.instances import residual_network, residual_problem
@@ -32,6 +33,15 @@ class Fixed:
             jnp.full(self.steps, objective),
             jnp.int32(self.steps),
         )
+
+
+@jax.jit
+def clear_share(problem, permutations):
+    """What a sweep counts in which nothing moves."""
+    packed = Packed.of(problem)
+    frozen = Move.start(packed.pack(permutations), frozen=True)
+    done = CoordinateAscent().sweep(packed)(frozen, jnp.int32(0))
+    return done.clear / sum(problem.sizes.values())
 
 
 def problem_with(identity, first, second):
