@@ -179,10 +179,11 @@ def _place(
     pad = functools.partial(_pad, size=_padded_size(count, mesh, axis))
     params_a, params_b, inputs, targets, key = arguments
     a = jax.device_put(params_a, alone) if one_reference else jax.device_put(pad(params_a), each)
-    if key is not None and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if key is not None:
         # Only plain arrays can be put on the devices of several processes.
-        bits = jax.device_put(jax.random.key_data(key), alone)
-        key = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        bits = jax.device_put(jax.random.key_data(key) if typed else key, alone)
+        key = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key)) if typed else bits
     return (a, jax.device_put(pad(params_b), each), *jax.device_put((inputs, targets), alone), key)
 
 
