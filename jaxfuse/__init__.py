@@ -2,7 +2,7 @@
 
 from jaxfuse.activations import ActivationMatching
 from jaxfuse.affinity import ExactGaussian, Gaussian, Linear
-from jaxfuse.align import Alignment, Alignments, align_many, align_params
+from jaxfuse.align import Alignment, Alignments, align_many, align_pairs, align_params
 from jaxfuse.assignment import hungarian, sinkhorn
 from jaxfuse.connectivity import Barrier, barrier, interpolate
 from jaxfuse.ensembles import mean_logits, mean_probabilities, vote
@@ -22,6 +22,7 @@ from jaxfuse.many import (
     Sequential,
     UniverseFrankWolfe,
     build_many,
+    shard_networks,
 )
 from jaxfuse.matching import (
     CoordinateAscent,
@@ -98,6 +99,7 @@ __all__ = [
     "UniverseFrankWolfe",
     "ZipIt",
     "align_many",
+    "align_pairs",
     "align_params",
     "average",
     "barrier",
@@ -114,6 +116,7 @@ __all__ = [
     "record_activations",
     "register_rule",
     "rescale_units",
+    "shard_networks",
     "sinkhorn",
     "verify",
     "vote",

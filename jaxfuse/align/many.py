@@ -60,6 +60,12 @@ def align_many(
     compose exactly: from k to l to m is from k to m. Solvers of two networks match all to the
     first.
 
+    Networks that lie on several devices are aligned as they would be on one, under jit, but every
+    device does the whole work. It is shared by `jaxfuse.align_pairs(first, others,
+    one_reference=True)`, for all to the first, and by `jaxfuse.shard_networks` with the solver
+    `UniverseFrankWolfe`. Under `jax.jit` with `donate_argnums=0` the aligned parameters take the
+    buffers of the given ones.
+
     Args:
         params: K parameter trees, as `align_params` takes them.
         method: a name of `jaxfuse.methods.METHODS` or an instance. "annealed_merge_many" measures

@@ -66,6 +66,10 @@ def align_params(
     by `functools.partial`. A tree with leaves that are no arrays, such as an Equinox module, needs
     `eqx.filter_jit` there.
 
+    Where B is not needed afterwards, `jax.jit(align_params, donate_argnums=1)` gives its buffers to
+    the aligned parameters. The memory that the call itself needs hardly changes, as units are not
+    reordered in place.
+
     Args:
         params_a: the reference: a Linen dict, an NNX state, an Equinox module, nested dicts or
             lists of arrays.

@@ -6,6 +6,7 @@ from jaxfuse.many.hierarchical import Hierarchical
 from jaxfuse.many.merge_many import MergeMany
 from jaxfuse.many.problem import ManyProblem, ManySolver, Matchings, build_many, pairwise
 from jaxfuse.many.sequential import Sequential
+from jaxfuse.many.sharding import shard_networks
 from jaxfuse.many.universe_frank_wolfe import UniverseFrankWolfe
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "UniverseFrankWolfe",
     "build_many",
     "pairwise",
+    "shard_networks",
 ]

@@ -5,22 +5,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxfuse.affinity import Gaussian
+from jaxfuse.bench.cases import devices
 from jaxfuse.bench.cases.align import align_function, aligner, loops
+from jaxfuse.bench.cases.devices import small_pairs
 from jaxfuse.bench.cases.gaussian import BANDWIDTH, edges_of, scores_program
 from jaxfuse.bench.cases.many import aligner as many_aligner
 from jaxfuse.bench.contest import Absent, Case, Contestant, Program
 from jaxfuse.bench.planted import Planted, judge_batch, plant_mlp, stacked
 from jaxfuse.methods import METHODS
 
-DEVICES = 8
 _CHANNELS, _FINEST = 64, 256
-_SHARDED = {
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
-    "JAX_PLATFORMS": "cpu",
-}
 
 
 def cases(quick: bool) -> list[Case]:
@@ -35,23 +31,13 @@ def cases(quick: bool) -> list[Case]:
         *(_case("K", n, _enter_many, seconds=1.0, program=1.0) for n in counts),
         *(_case("pairs", n, _enter_pairs, seconds=1.0, program=1.0) for n in counts),
         *(_case("rank", n, _enter_rank, seconds=1.0, program=1.0) for n in ranks),
-        *(sharded_case(n) for n in ((1, 4) if quick else (1, 2, 4, 8))),
+        *devices.cases(quick),
     ]
 
 
 def _case(axis: str, size: int, enter: Any, **predicted: float) -> Case:
     name = f"{axis}/{axis}={size}"
     return Case(name, functools.partial(enter, size), axis, size, predicted)
-
-
-def sharded_case(devices: int) -> Case:
-    """Return the case of a batch of pairs under `shard_map` on simulated devices of the host.
-
-    They share the cores, so what it shows is that the answer stays, and what sharding costs.
-    """
-    enter = functools.partial(_enter_sharded, devices)
-    name, predicted = f"sharded/devices={devices}", {"seconds": 0.0}
-    return Case(name, enter, "devices", devices, predicted, environment=_SHARDED)
 
 
 def _pair(planted: Planted) -> list[Contestant | Absent]:
@@ -73,12 +59,8 @@ def _enter_many(count: int) -> list[Contestant | Absent]:
     return [Contestant("jaxfuse", ours, planted.judge_many)]
 
 
-def _small_pairs(count: int) -> list[Planted]:
-    return [plant_mlp((64, 64), inputs=64, seed=seed) for seed in range(count)]
-
-
 def _enter_pairs(count: int) -> list[Contestant | Absent]:
-    pairs = _small_pairs(count)
+    pairs = small_pairs(count)
     align = align_function(pairs[0], METHODS["coordinate_ascent"].method)
     ours = Program(jax.vmap(align), stacked(pairs, 0), stacked(pairs, 1))
     return [Contestant("jaxfuse, coordinate ascent", ours, functools.partial(judge_batch, pairs))]
@@ -97,25 +79,3 @@ def _enter_rank(rank: int) -> list[Contestant | Absent]:
         return {"error": float(np.linalg.norm(off) / np.linalg.norm(finest))}
 
     return [Contestant("jaxfuse", program(rank), judge, note=f"error against rank {_FINEST}")]
-
-
-def _enter_sharded(devices: int) -> list[Contestant | Absent]:
-    pairs = _small_pairs(DEVICES)
-    batches = (stacked(pairs, 0), stacked(pairs, 1))
-    align = jax.vmap(align_function(pairs[0], METHODS["coordinate_ascent"].method))
-    mesh = jax.make_mesh((devices,), ("pairs",), (AxisType.Auto,), devices=jax.devices()[:devices])
-    spec = PartitionSpec("pairs")
-    shards = jax.device_put(batches, NamedSharding(mesh, spec))
-    sharded = jax.shard_map(align, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    whole = Program(align, *batches)
-    right = {group: np.asarray(orders) for group, orders in whole().items()}
-
-    def judge(found: Any) -> dict[str, float]:
-        moved = [np.mean(np.asarray(found[group]) != right[group]) for group in right]
-        return {**judge_batch(pairs, found), "difference": float(max(moved))}
-
-    ours = Program(sharded, *shards)
-    return [
-        Contestant("jaxfuse, shard_map", ours, judge, predicted={"program": -1.0}),
-        Contestant("jaxfuse, one device", whole, judge),
-    ]
