@@ -109,7 +109,8 @@ def test_the_planted_matching_is_found_and_its_objective_is_that_of_float32():
     assert planted.judge(rough.permutations)["units"] == 1.0
 
 
-def test_a_pair_trained_apart_has_an_objective_like_that_of_float32():
+def test_the_objective_of_an_unrelated_pair_is_like_that_of_float32():
+    # Such a pair has many optima that are nearly as good, and rounding may lead to another.
     shapes = {"in": (20, 32), "hidden": (32, 32), "out": (32, 5)}
     a, b = (
         {name: draw(*shape, seed=seed + i) for i, (name, shape) in enumerate(shapes.items())}
@@ -122,7 +123,7 @@ def test_a_pair_trained_apart_has_an_objective_like_that_of_float32():
         jax.jit(functools.partial(align, affinity=Linear(products=kind)))()
         for kind in ("float32", "bfloat16")
     )
-    np.testing.assert_allclose(rough.objective, exact.objective, rtol=5e-2)
+    np.testing.assert_allclose(rough.objective, exact.objective, rtol=3e-2)
 
 
 def test_scores_of_pinned_units_are_rounded_products():
