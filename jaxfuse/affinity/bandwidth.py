@@ -56,9 +56,16 @@ def sampled_distances(edges_a: jax.Array, edges_b: jax.Array) -> jax.Array:
 
 def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
     """Return |x - y|^2 `[n, m]` between vectors `[n, e]` and `[m, e]`, never negative."""
-    # A common offset, as the scales of a normalisation layer have, would cost digits.
-    centre = jnp.mean(y, axis=0, keepdims=True)
-    x, y = x - centre, y - centre
+    x, y = centre_edges(x, y)
     cross = jnp.dot(x, y.T, precision=jax.lax.Precision.HIGHEST)
     square_x, square_y = jnp.sum(x * x, axis=-1), jnp.sum(y * y, axis=-1)
     return jnp.maximum(square_x[:, None] + square_y[None, :] - 2 * cross, 0.0)
+
+
+def centre_edges(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Subtract the mean of the edges y `[..., e]` from both, which changes no distance.
+
+    A common offset, as the scales of a normalisation layer have, would cost products digits.
+    """
+    centre = jnp.mean(y, axis=tuple(range(y.ndim - 1)), keepdims=True)
+    return x - centre, y - centre

@@ -1,12 +1,12 @@
 """One tensor's share of the objective: the affinity of its edges, never as a 4-D array."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-HIGHEST = jax.lax.Precision.HIGHEST
+from jaxfuse.affinity.products import HIGHEST, Products, dot
 
 
 class SecondMoment(NamedTuple):
@@ -90,16 +90,18 @@ class FeatureBlock:
     Attributes:
         a: features of the edges of A, `[n, r, m]`.
         b: features of the edges of B, `[n, r, m]`.
+        products: whether the factors of products are rounded to bfloat16; `value_at` has none.
     """
 
     a: jax.Array
     b: jax.Array
+    products: Products = field(default="float32", metadata={"static": True})
 
     def value(self, p: jax.Array, q: jax.Array) -> jax.Array:
         """Return J(P, Q), differentiable in both."""
         n, r, m = self.a.shape
-        moved = jnp.dot(self.a.reshape(n * r, m), q, precision=HIGHEST)
-        scores = jnp.dot(moved.reshape(n, r * m), self.b.reshape(n, r * m).T, precision=HIGHEST)
+        moved = dot(self.a.reshape(n * r, m), q, self.products)
+        scores = dot(moved.reshape(n, r * m), self.b.reshape(n, r * m).T, self.products)
         return jnp.vdot(p, scores, precision=HIGHEST)
 
     def value_at(self, p: jax.Array, q: jax.Array) -> jax.Array:
@@ -111,13 +113,13 @@ class FeatureBlock:
         """Return dJ/dP `[n, n]` where Q is a permutation, int32 `[m]`."""
         n, r, m = self.a.shape
         moved = jnp.take(self.b, q, axis=2, mode="clip")
-        return jnp.dot(self.a.reshape(n, r * m), moved.reshape(n, r * m).T, precision=HIGHEST)
+        return dot(self.a.reshape(n, r * m), moved.reshape(n, r * m).T, self.products)
 
     def column_scores(self, p: jax.Array) -> jax.Array:
         """Return dJ/dQ `[m, m]` where P is a permutation, int32 `[n]`."""
         n, r, m = self.a.shape
         moved = jnp.take(self.b, p, axis=0, mode="clip")
-        return jnp.dot(self.a.reshape(n * r, m).T, moved.reshape(n * r, m), precision=HIGHEST)
+        return dot(self.a.reshape(n * r, m).T, moved.reshape(n * r, m), self.products)
 
     def second_moment(self) -> SecondMoment:
         """Return how large k is between unrelated edges: the noise of the scores."""

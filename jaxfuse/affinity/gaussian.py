@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxfuse.affinity.bandwidth import squared_bandwidth, squared_distances, strided_sample
 from jaxfuse.affinity.block import HIGHEST, FeatureBlock
+from jaxfuse.affinity.products import Products, check_products, dot
 
 _LANDMARK_SAMPLE = 4096
 _LLOYD_STEPS = 5
@@ -31,24 +32,29 @@ class Gaussian:
             the scores of 3x3 kernels of 0.06 at a bandwidth of 1, and of 0.003 at 10;
             `resolve_rank` chooses it from a tolerance and the edges at hand.
         terms: number r of features of a scalar edge; few do, as the kernel is wide.
+        products: "bfloat16" rounds the factors of the products of a block to bfloat16 and sums in
+            float32, for devices that have units for it; the objective of a matching stays float32.
+            `align_many` takes float32 in any case.
     """
 
     bandwidth: float = 32.0
     rank: int = 64
     terms: int = 24
+    products: Products = "float32"
 
     def __post_init__(self) -> None:
         if self.bandwidth <= 0 or min(self.rank, self.terms) < 1:
             raise ValueError(f"bandwidth, rank and terms must be positive, got {self}")
+        check_products(self.products)
 
     def block(self, edges_a: jax.Array, edges_b: jax.Array) -> FeatureBlock:
         """Compare edges `[n, m, e]` of a tensor that joins two groups."""
-        return FeatureBlock(*self.features(edges_a, edges_b))
+        return FeatureBlock(*self.features(edges_a, edges_b), products=self.products)
 
     def node_scores(self, edges_a: jax.Array, edges_b: jax.Array) -> jax.Array:
         """Compare edges `[n, pinned, e]` to units matched to themselves; return `[n, n]`."""
         flat_a, flat_b = (f.reshape(len(f), -1) for f in self.features(edges_a, edges_b))
-        return jnp.dot(flat_a, flat_b.T, precision=HIGHEST)
+        return dot(flat_a, flat_b.T, self.products)
 
     def features(self, *edges: jax.Array) -> tuple[jax.Array, ...]:
         """Return features `[n, r, m]` whose inner products over r are the kernel.

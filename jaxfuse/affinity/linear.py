@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxfuse.affinity.block import HIGHEST, FeatureBlock
+from jaxfuse.affinity.block import FeatureBlock
+from jaxfuse.affinity.products import Products, check_products, dot
 
 
 @jax.tree_util.register_static
@@ -20,6 +21,12 @@ class Linear:
         normalised: divide every tensor by the root of its mean square. Where networks differ by
             noise in proportion to each tensor, this weighs the tensors as the likelihood does.
             `GraduatedAssignment` anneals on such tensors in any case.
+        products: "bfloat16" rounds the factors of the products of a block to bfloat16 and sums in
+            float32, for devices that have units for it; the objective of a matching stays float32.
+            `align_many` takes float32 in any case.
+
+    Raises:
+        ValueError: for unknown products.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -30,16 +37,20 @@ class Linear:
     """
 
     normalised: bool = False
+    products: Products = "float32"
+
+    def __post_init__(self) -> None:
+        check_products(self.products)
 
     def block(self, edges_a: jax.Array, edges_b: jax.Array) -> FeatureBlock:
         """Compare edges `[n, m, e]` of a tensor that joins two groups; r = e features."""
-        return FeatureBlock(*self.features(edges_a, edges_b))
+        return FeatureBlock(*self.features(edges_a, edges_b), products=self.products)
 
     def node_scores(self, edges_a: jax.Array, edges_b: jax.Array) -> jax.Array:
         """Compare edges `[n, pinned, e]` to units matched to themselves; return `[n, n]`."""
         scaled = self._scaled(edges_a, edges_b)
         flat_a, flat_b = (edges.reshape(len(edges), -1) for edges in scaled)
-        return jnp.dot(flat_a, flat_b.T, precision=HIGHEST)
+        return dot(flat_a, flat_b.T, self.products)
 
     def features(self, *edges: jax.Array) -> tuple[jax.Array, ...]:
         """Return the edges `[n, m, e]` of any number of networks as features `[n, e, m]`."""

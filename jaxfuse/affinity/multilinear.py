@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxfuse.affinity.bandwidth import strided_sample
 from jaxfuse.affinity.block import HIGHEST, Block, FeatureBlock
+from jaxfuse.affinity.products import Products, einsum
 from jaxfuse.affinity.terms import Term
 from jaxfuse.symmetry.permute import spread
 
@@ -38,22 +39,24 @@ class MultilinearBlock:
         a: features of the edges of A, the axes that move, then the features: `[..., r]`.
         b: features of the edges of B, likewise.
         axes: per carrier its axes in `a`: what indexes it, outermost first, and its own.
+        products: as of `FeatureBlock`.
     """
 
     a: jax.Array
     b: jax.Array
     axes: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
+    products: Products = field(default="float32", metadata={"static": True})
 
     def value(self, *matchings: jax.Array) -> jax.Array:
         """Return J at one soft matching `[N, N]` per carrier, differentiable in all."""
         count = self.a.ndim - 1
-        operands = [self.a, [*range(count), 2 * count]]
-        operands += [self.b, [*range(count, 2 * count), 2 * count]]
+        operands = [(self.a, [*range(count), 2 * count])]
+        operands += [(self.b, [*range(count, 2 * count), 2 * count])]
         for axes, matching in zip(self.axes, matchings, strict=True):
             sizes = self._sizes(axes)
-            operands += [matching.reshape(*sizes, *sizes)]
-            operands += [[*axes, *(count + axis for axis in axes)]]
-        return jnp.einsum(*operands, [], precision=HIGHEST)
+            across = [*axes, *(count + axis for axis in axes)]
+            operands += [(matching.reshape(*sizes, *sizes), across)]
+        return einsum(operands, (), self.products)
 
     def value_at(self, *permutations: jax.Array) -> jax.Array:
         """Return J at one permutation, int32 `[N]`, per carrier, that agree on shared axes."""
@@ -76,14 +79,8 @@ class MultilinearBlock:
         free = [axis for axis in axes if axis not in columns]
         across = [axis if axis in columns else count + 1 + axis for axis in range(count)]
         images = [across[axis] for axis in free]
-        scores = jnp.einsum(
-            self.a,
-            [*range(count), count],
-            moved,
-            [*across, count],
-            [*shared, *free, *images],
-            precision=HIGHEST,
-        )
+        operands = [(self.a, [*range(count), count]), (moved, [*across, count])]
+        scores = einsum(operands, [*shared, *free, *images], self.products)
         entries, units = (math.prod(self._sizes(part)) for part in (shared, free))
         if not shared:
             return scores.reshape(units, units)
@@ -165,4 +162,4 @@ def multilinear_block(block: Block, term: Term) -> MultilinearBlock:
         for array in (block.a, block.b)
     )
     carriers = tuple(tuple(map(axes.index, carrier.axes)) for carrier in term.carriers)
-    return MultilinearBlock(a, b, carriers)
+    return MultilinearBlock(a, b, carriers, block.products)

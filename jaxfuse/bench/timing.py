@@ -21,7 +21,8 @@ class Plan:
         repeats: rounds, in each of which every contestant is timed once.
         least: rounds that the budget never cuts.
         budget: seconds of a case, an equal share for each contestant: one that has used up its
-            share sits out the later rounds, so a slow peer costs the others none.
+            share sits out the later rounds, so a slow peer costs the others none. A call that
+            takes more than all of it has its second as its only sample.
         shortest: seconds that one sample takes at least: a faster call is repeated within it.
     """
 
@@ -90,17 +91,20 @@ def time_in_turns(
         A timing of each, and the result of each one's first call.
     """
     firsts, results, counts = [], [], []
+    samples: list[list[float]] = []
     for call in calls:
         result, first = timed(call, 1, clock)
         _, again = timed(call, 1, clock)
         firsts.append(first)
         results.append(result)
-        counts.append(max(1, math.ceil(plan.shortest / max(again, 1e-9))))
-    samples: list[list[float]] = [[] for _ in calls]
+        too_long = again > plan.budget
+        samples.append([again] if too_long else [])
+        counts.append(0 if too_long else max(1, math.ceil(plan.shortest / max(again, 1e-9))))
     share = plan.budget / max(len(calls), 1)
     for index in range(plan.repeats):
         for own, call, count in zip(samples, calls, counts, strict=True):
-            if index < plan.least or (len(own) == index and count * sum(own) <= share):
+            within = index < plan.least or (len(own) == index and count * sum(own) <= share)
+            if count and within:
                 own.append(timed(call, count, clock)[1])
     return [Timing(f, tuple(own)) for f, own in zip(firsts, samples, strict=True)], results
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxfuse.affinity.bandwidth import sampled_distances, squared_bandwidth
 from jaxfuse.affinity.block import HIGHEST
-from jaxfuse.affinity.exact_gaussian import paired_scores
+from jaxfuse.affinity.gaussian_sums import paired_scores
 from jaxfuse.correspondence import Correspondence
 from jaxfuse.many.annealing import Annealing, Matrices
 from jaxfuse.many.edge_stack import EdgeStack, stack_edges

@@ -9,7 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxfuse.affinity.block import HIGHEST, Affinity, FeatureAffinity, FeatureBlock
+from jaxfuse.affinity.block import HIGHEST, Affinity, FeatureAffinity
 from jaxfuse.affinity.multilinear import multilinear_block
 from jaxfuse.affinity.terms import Term, alike_terms, stack_edges
 from jaxfuse.matching.nodes import list_nodes, node_name
@@ -77,7 +77,7 @@ def build_problem(
         if len(names[0]) == 1:
             own.append(_compare(affinity, [name for (name,) in names], (a, b), features, factor))
             continue
-        block = jax.vmap(affinity.block)(a, b) if features is None else FeatureBlock(*features)
+        block = jax.vmap(affinity.block)(a, b)
         if not terms[0].is_pairwise:
             block = jax.vmap(functools.partial(multilinear_block, term=terms[0]))(block)
         blocks.append(block)

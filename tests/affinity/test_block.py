@@ -22,6 +22,7 @@ AFFINITIES = {
     "linear": (Linear(), oracle.linear),
     "normalised": (Linear(normalised=True), normalised),
     "exact": (ExactGaussian(1.0), lambda a, b: oracle.gaussian(a, b, 1.0)),
+    "pallas": (ExactGaussian(1.0, kernel="pallas"), lambda a, b: oracle.gaussian(a, b, 1.0)),
     "tiled": (ExactGaussian(1.0, memory=1e-6), lambda a, b: oracle.gaussian(a, b, 1.0)),
     "gaussian": (Gaussian(1.0, rank=40), lambda a, b: oracle.gaussian(a, b, 1.0)),
 }

@@ -31,7 +31,7 @@ class Clock:
 
 def test_first_call_and_warm_up_are_no_samples():
     clock = Clock()
-    (timing,), (result,) = time_in_turns([clock.worker("a", 100, 50, 1)], Plan(5, 3), clock)
+    (timing,), (result,) = time_in_turns([clock.worker("a", 100, 20, 1)], Plan(5, 3), clock)
     assert timing.first == 100
     assert timing.samples == (1, 1, 1, 1, 1)
     assert result == "a"
@@ -46,7 +46,7 @@ def test_contestants_take_turns():
 def test_budget_cuts_rounds_but_not_the_least():
     clock = Clock()
     plan = Plan(repeats=9, least=3, budget=10.0)
-    (slow,), _ = time_in_turns([clock.worker("a", 100.0)], plan, clock)
+    (slow,), _ = time_in_turns([clock.worker("a", 8.0)], plan, clock)
     (quick,), _ = time_in_turns([clock.worker("a", 2.0)], plan, clock)
     assert (len(slow.samples), len(quick.samples)) == (3, 6)
 
@@ -54,10 +54,18 @@ def test_budget_cuts_rounds_but_not_the_least():
 def test_a_slow_contestant_sits_out_and_costs_the_others_nothing():
     clock = Clock()
     plan = Plan(repeats=9, least=3, budget=10.0)
-    calls = [clock.worker("a", 0.1), clock.worker("b", 100.0)]
+    calls = [clock.worker("a", 0.08), clock.worker("b", 8.0)]
     (quick, slow), _ = time_in_turns(calls, plan, clock)
     assert (len(quick.samples), len(slow.samples)) == (9, 3)
-    assert ratio(quick, slow).median == pytest.approx(1e-3)
+    assert ratio(quick, slow).median == pytest.approx(1e-2)
+
+
+def test_a_call_longer_than_the_budget_is_made_twice():
+    clock = Clock()
+    calls = [clock.worker("a", 30.0, 20.0, 1.0), clock.worker("b", 1.0)]
+    (slow, quick), _ = time_in_turns(calls, Plan(repeats=3, least=3, budget=10.0), clock)
+    assert (slow.first, slow.samples, len(quick.samples)) == (30.0, (20.0,), 3)
+    assert clock.log.count("a") == 2
 
 
 def test_fast_calls_are_repeated_within_a_sample():
