@@ -38,6 +38,7 @@ from jaxfuse.matching import (
 )
 from jaxfuse.methods import METHODS
 from jaxfuse.status import Status
+from jaxfuse.streaming import CheckpointAlignment, align_checkpoints, needed_memory
 from jaxfuse.symmetry import (
     Symmetry,
     infer_chain,
@@ -67,6 +68,7 @@ __all__ = [
     "AllToOne",
     "Barrier",
     "CCAMerge",
+    "CheckpointAlignment",
     "CoordinateAscent",
     "ExactGaussian",
     "FrankWolfe",
@@ -97,6 +99,7 @@ __all__ = [
     "Symmetry",
     "UniverseFrankWolfe",
     "ZipIt",
+    "align_checkpoints",
     "align_many",
     "align_params",
     "average",
@@ -110,6 +113,7 @@ __all__ = [
     "interpolate",
     "mean_logits",
     "mean_probabilities",
+    "needed_memory",
     "permute",
     "record_activations",
     "register_rule",

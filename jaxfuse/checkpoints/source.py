@@ -4,9 +4,8 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 import ml_dtypes
@@ -16,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from jaxfuse.checkpoints.read import OrbaxRestore
 from jaxfuse.symmetry.tree import named_leaves
 
-PyTree = Any
 Where = Mapping[int, np.ndarray]
 INDEX = "model.safetensors.index.json"
 # The names of the safetensors format.
@@ -41,22 +39,15 @@ DTYPES = {
 
 
 class Source(Protocol):
-    """A checkpoint on disk whose tensors are read one at a time."""
+    """A checkpoint on disk whose tensors are read one at a time.
 
-    @property
-    def path(self) -> Path:
-        """Where it lies."""
-        ...
+    Attributes:
+        path: where it lies.
+        leaves: shape and dtype of every tensor by its path in the tree.
+    """
 
-    @property
-    def tree(self) -> PyTree:
-        """Its tree of shapes and dtypes."""
-        ...
-
-    @property
-    def leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of every tensor by its path in the tree."""
-        ...
+    path: Path
+    leaves: dict[str, jax.ShapeDtypeStruct]
 
     @property
     def whole(self) -> bool:
@@ -95,40 +86,31 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     return OrbaxSource(path)
 
 
-@dataclass(frozen=True)
 class SafetensorsSource:
     """A safetensors file, or a folder of several.
 
     Attributes:
         path: the file or the folder.
         places: the file of every tensor.
+        leaves: shape and dtype of every tensor by name.
     """
 
-    path: Path
-    places: Mapping[str, Path]
-    whole: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
+    def __init__(self, path: Path, places: Mapping[str, Path]) -> None:
+        self.path, self.places = path, places
         leaves = {}
         for file in self.files:
             with _opened(file) as opened:
-                names = [name for name, place in self.places.items() if place == file]
                 held = set(opened.keys())
-                for name in names:
+                for name in (name for name, place in places.items() if place == file):
                     if name not in held:
-                        raise ValueError(f"{self.path}: tensor {name!r} is not in {file.name}")
+                        raise ValueError(f"{path}: tensor {name!r} is not in {file.name}")
                     leaves[name] = _shape(opened.get_slice(name), name, file)
-        object.__setattr__(self, "_leaves", dict(sorted(leaves.items())))
+        self.leaves: dict[str, jax.ShapeDtypeStruct] = dict(sorted(leaves.items()))
 
     @property
-    def leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of every tensor by name."""
-        return self._leaves  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
-    def tree(self) -> PyTree:
-        """The same: the tree is flat."""
-        return self.leaves
+    def whole(self) -> bool:
+        """A tensor can be read in parts."""
+        return False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -174,17 +156,25 @@ class SafetensorsSource:
 
 
 class OrbaxSource:
-    """The folder of an orbax checkpoint, whose tensors are read whole: one is one chunk on disk."""
+    """The folder of an orbax checkpoint, whose tensors are read whole: one is one chunk on disk.
 
-    whole: ClassVar[bool] = True
+    Attributes:
+        path: the folder.
+        leaves: shape and dtype of every tensor by its path in the tree.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._restore = OrbaxRestore(path)
-        self.tree = jax.tree.map(
-            lambda entry: jax.ShapeDtypeStruct(entry.shape, entry.dtype), self._restore.metadata
-        )
-        self.leaves: dict[str, jax.ShapeDtypeStruct] = named_leaves(self.tree)
+        self.leaves: dict[str, jax.ShapeDtypeStruct] = {
+            name: jax.ShapeDtypeStruct(entry.shape, entry.dtype)
+            for name, entry in named_leaves(self._restore.metadata).items()
+        }
+
+    @property
+    def whole(self) -> bool:
+        """A tensor can only be read as a whole."""
+        return True
 
     @property
     def files(self) -> tuple[Path, ...]:

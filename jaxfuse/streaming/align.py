@@ -1,14 +1,13 @@
 """Align two checkpoints that stay on disk, within a budget of memory."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxfuse.affinity import Affinity, Linear
 from jaxfuse.checkpoints.source import Source, open_source
 from jaxfuse.checkpoints.stream import check_stream_output, write_stream
 from jaxfuse.matching.nodes import nest
@@ -17,11 +16,11 @@ from jaxfuse.streaming.ascent import Ascent, State
 from jaxfuse.streaming.memory import Memory, Reader
 from jaxfuse.streaming.plan import MEGABYTE, Plan
 from jaxfuse.streaming.resume import Progress, fingerprint
+from jaxfuse.streaming.rewrite import Rewrite
 from jaxfuse.streaming.scores import Permutations, Scorer
 from jaxfuse.symmetry.chain import infer_chain
-from jaxfuse.symmetry.permute import reorder_block
 from jaxfuse.symmetry.spec import Symmetry
-from jaxfuse.symmetry.tree import check_same_trees, is_weight
+from jaxfuse.symmetry.tree import check_same_trees
 
 Report = Callable[[str, float], None]
 
@@ -30,14 +29,14 @@ class CheckpointAlignment(NamedTuple):
     """The matching of two checkpoints.
 
     Attributes:
-        permutations: per group NumPy int32 `symmetry.shape(group)`, as `jaxfuse.permute` takes
-            them: unit i of A corresponds to unit `permutation[i]` of B.
-        objective: J at the matching.
-        before: J in the order that B had.
+        permutations: per group NumPy int32 of shape `symmetry.shape(group)`, as `jaxfuse.permute`
+            takes them: unit i of A corresponds to unit `permutation[i]` of B.
+        objective: the similarity at the matching, summed in float64.
+        before: the similarity in the order that B had.
         status: CONVERGED, NOT_CONVERGED, or ALREADY_ALIGNED where no matching beats that order.
-        sweeps: passes over all groups.
-        bytes_read: of the arrays that were read from disk, by this call.
-        peak: the most bytes of arrays that were held at once, as counted.
+        sweeps: passes over all groups, those of a call that was interrupted included.
+        bytes_read: of the arrays that this call read from disk.
+        peak: the most bytes of arrays that it held at once, as it counts them.
     """
 
     permutations: dict[str, np.ndarray]
@@ -56,154 +55,146 @@ def align_checkpoints(
     *,
     symmetry: Symmetry | None = None,
     memory: float = 4096.0,
-    affinity: Affinity | None = None,
     start: Literal["known", "identity"] = "known",
     max_sweeps: int = 100,
     tolerance: float = 1e-6,
     progress: Report | None = None,
     force: bool = False,
 ) -> CheckpointAlignment:
-    """Write network B in the order of network A, without ever holding either network."""
+    """Write network B in the order of network A, without holding either of them in memory.
+
+    Coordinate ascent on the similarity of the weights (Git Re-Basin's weight matching, as
+    `jaxfuse.CoordinateAscent` with `jaxfuse.Linear`), whose state is the permutations alone: the
+    scores of one group after another are summed over tensors that are read in pieces and dropped.
+    What the budget leaves is a cache of tensors, so networks that fit are read once.
+
+    The budget counts arrays: tensors, their float32 pieces, the scores and the copies that their
+    assignment makes. It must hold the scores of the largest group, `20 n^2` bytes with its
+    assignment, and one entry of an axis of each tensor: `jaxfuse.needed_memory` tells from shapes.
+    Two Llama networks of 6.7 billion weights (32 blocks, width 4096, hidden 11,008) need 2311.25
+    megabytes, all of it for the scores of one MLP. The interpreter, JAX and compiled programs come
+    on top, and pages of the files that the system maps while a piece is read.
+
+    After every group the permutations are written beside the output, to
+    `.{output name}-progress.npz`. If the call is cut off, the same call goes on from there, as long
+    as files, symmetry and options are the same; the budget may be another one.
+
+    Args:
+        path_a: the reference: a `.safetensors` file, a folder of several with
+            `model.safetensors.index.json`, or the folder of an orbax checkpoint, whose tensors are
+            held whole.
+        path_b: the network to reorder, likewise, with the same names and shapes.
+        output: a `.safetensors` file; or, if B is a folder of safetensors files, a folder for as
+            many, with its index. Names, dtypes and metadata are those of B; other files in its
+            folder are not copied. It is written whole or not at all.
+        symmetry: which axes must be permuted together, over the names in the checkpoints; by
+            default read off them as a feed-forward chain (`jaxfuse.infer_chain`).
+            `jaxfuse.infer_symmetry` traces that of any model on shapes alone.
+        memory: megabytes (2**20 bytes) that arrays may take.
+        start: where the first sweep begins. "known" matches each group by the tensors that join it
+            to inputs, outputs and groups that are matched already; "identity" takes the others to
+            be in order, as Git Re-Basin does. Of 72 planted pairs of small networks "known" ended
+            higher in 46 and lower in 2.
+        max_sweeps: most passes over all groups (100, as Git Re-Basin's code).
+        tolerance: relative gain of a group below which it stays as it is.
+        progress: called with the name of the step and the share of it that is done, 0 to 1. An
+            exception that it raises cuts the call off.
+        force: whether an output that exists may be replaced.
+
+    Returns:
+        A `CheckpointAlignment`, whose similarity is never below that of the order B had.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        FileExistsError: if the output exists, and `force` is not set or it is something else.
+        ValueError: for checkpoints that can't be read or differ in names or shapes, a symmetry that
+            does not fit them, a budget that is too small, with what it is too small for; for a
+            tensor that carries a group and holds NaN or infinity.
+
+    Not differentiable, and not for `jit`: it reads and writes files.
+
+    Examples:
+        >>> import tempfile, jax, jax.numpy as jnp
+        >>> from jaxfuse.checkpoints import read, write
+        >>> k1, k2 = jax.random.split(jax.random.key(0))
+        >>> first, last = jax.random.normal(k1, (8, 4)), jax.random.normal(k2, (3, 8))
+        >>> order = jnp.array([3, 1, 4, 7, 5, 2, 6, 0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     a, b, out = (f"{folder}/{name}.safetensors" for name in ("a", "b", "out"))
+        ...     write(a, {"fc1.weight": first, "fc2.weight": last})
+        ...     write(b, {"fc1.weight": first[order], "fc2.weight": last[:, order]})
+        ...     found = align_checkpoints(a, b, out, memory=1.0)
+        ...     bool(jnp.array_equal(read(out)["fc1.weight"], first))
+        True
+        >>> found.status.name, found.peak <= 2**20
+        ('CONVERGED', True)
+    """
     if start not in ("known", "identity") or max_sweeps < 0 or not memory > 0:
         raise ValueError(
             "start is 'known' or 'identity', max_sweeps not negative and memory positive: got "
-            f"{start!r}, {max_sweeps} and {memory}"
+            f"start={start!r}, max_sweeps={max_sweeps} and memory={memory}"
         )
-    output, affinity = Path(output), affinity or Linear()
+    output, report = Path(output), progress or _report_to_nobody
     sources = open_source(path_a), open_source(path_b)
     check_stream_output(output, sources[1], force=force)
     check_same_trees(sources[0].leaves, sources[1].leaves, (str(path_a), str(path_b)))
-    if symmetry is None:
-        symmetry = infer_chain(sources[0].leaves)
+    symmetry = infer_chain(sources[0].leaves) if symmetry is None else symmetry
     for source in sources:
         symmetry.check(source.leaves)
-    plan = Plan(
-        symmetry,
-        (sources[0].leaves, sources[1].leaves),
-        (sources[0].whole, sources[1].whole),
-        affinity,
-    )
-    limit = int(memory * MEGABYTE)
-    work = plan.work(limit)
-    count = Memory(limit)
-    reader = Reader(sources, count, limit - work)
-    ascent = Ascent(Scorer(plan, reader, count, work), max_sweeps, tolerance)
-    options = (affinity, start, tolerance)
-    saved = Progress(output, fingerprint(sources, symmetry, options))
-    state = _climb(ascent, saved, start, progress or _silent)
-    permutations, objective, status = _keep_better(ascent, state)
-    nested = {
-        group: np.asarray(columns) for group, columns in nest(symmetry, permutations).items()
-    }
-    rewrite = Rewrite(plan, reader, count, work, nested, progress or _silent)
+    scorer = _make_scorer(sources, symmetry, int(memory * MEGABYTE))
+    ascent = Ascent(scorer, max_sweeps, tolerance)
+    saved = Progress(output, fingerprint(sources, symmetry, (start, tolerance)))
+    state = _climb(ascent, saved, start, report)
+    flat, objective, status = _keep_better(scorer, state)
+    nested = nest(symmetry, {node: jnp.asarray(each) for node, each in flat.items()})
+    permutations = {group: np.asarray(each) for group, each in nested.items()}
+    rewrite = Rewrite(scorer, permutations, lambda share: report("writing", share))
     write_stream(output, sources[1], rewrite.pieces, force=force)
     saved.remove()
+    read, peak = scorer.reader.bytes_read, scorer.memory.peak
     return CheckpointAlignment(
-        nested, objective, state.before, status, state.sweep, reader.bytes_read, count.peak
+        permutations, objective, state.before, status, state.sweep, read, peak
     )
 
 
-def _climb(ascent: Ascent, saved: Progress, start: str, progress: Report) -> State:
+def _make_scorer(sources: tuple[Source, Source], symmetry: Symmetry, limit: int) -> Scorer:
+    first, second = sources
+    plan = Plan(symmetry, (first.leaves, second.leaves), (first.whole, second.whole))
+    work, memory = plan.work(limit), Memory()
+    return Scorer(plan, Reader(sources, memory, limit - work), memory, work)
+
+
+def _climb(ascent: Ascent, saved: Progress, start: str, report: Report) -> State:
     """Climb from the start, or from where an earlier call has come to."""
     problem = ascent.scorer.plan.problem
     state = saved.load()
     if state is None:
         identity = {node: np.arange(n, dtype=np.int32) for node, n in problem.sizes.items()}
         (before,) = ascent.scorer.value(
-            [identity], progress=lambda share: progress("reading", share), check=True
+            [identity], progress=lambda share: report("reading", share), check=True
         )
         known = frozenset(problem.nodes) if start == "identity" else frozenset()
-        state = State(identity, known, before=before)
-        saved.save(state)
+        state = State(identity, known, before)
 
     def visit(state: State) -> None:
         saved.save(state)
-        progress(f"sweep {state.sweep + 1}", state.tree / len(problem.trees))
+        report(f"sweep {state.sweep + 1}", state.tree / len(problem.trees))
 
     return ascent.climb(state, visit)
 
 
-def _keep_better(ascent: Ascent, state: State) -> tuple[Permutations, float, Status]:
+def _keep_better(scorer: Scorer, state: State) -> tuple[Permutations, float, Status]:
     """Return the better of a matching and the identity, which wins ties."""
-    (objective,) = ascent.scorer.value([state.permutations])
-    if state.before >= objective:
-        identity = {
-            node: np.arange(len(columns), dtype=np.int32)
-            for node, columns in state.permutations.items()
-        }
-        return identity, state.before, Status.ALREADY_ALIGNED
-    return (
-        state.permutations,
-        objective,
-        Status.NOT_CONVERGED if state.gained else Status.CONVERGED,
-    )
+    (objective,) = scorer.value([state.permutations])
+    if state.before < objective:
+        status = Status.NOT_CONVERGED if state.gained else Status.CONVERGED
+        return state.permutations, objective, status
+    identity = {
+        node: np.arange(len(columns), dtype=np.int32)
+        for node, columns in state.permutations.items()
+    }
+    return identity, state.before, Status.ALREADY_ALIGNED
 
 
-class Rewrite:
-    """The tensors of network B in a new order, piece by piece."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        reader: Reader,
-        memory: Memory,
-        work: int,
-        permutations: Mapping[str, np.ndarray],
-        progress: Report,
-    ) -> None:
-        self._plan, self._reader, self._memory, self._work = plan, reader, memory, work
-        self._permutations, self._progress, self._done = permutations, progress, 0
-
-    def pieces(self, name: str) -> Iterator[np.ndarray]:
-        """Return a tensor in the new order, in pieces of its first axis."""
-        rows = self._plan.rows(name)
-        step = rows
-        if rows is not None:
-            fits = [n for n in _halvings(rows) if self._plan.write_bytes(name, n) <= self._work]
-            step = fits[0]
-        for begin in range(0, rows or 1, step or 1):
-            with self._memory.holding(self._plan.write_bytes(name, step or 1)):
-                yield self._piece(name, begin, min(begin + (step or 1), rows or 1))
-        self._done += 1
-        self._progress("writing", self._done / len(self._plan.leaves[1]))
-
-    def _piece(self, name: str, begin: int, end: int) -> np.ndarray:
-        plan, tensors = self._plan, self._plan.tensors(name)
-        leaf = plan.leaves[1][name]
-        rows = plan.rows(name)
-        if rows is None:
-            array = self._reader.entries(1, name, {})
-            for tensor in tensors:
-                block = reorder_block(
-                    tensor.take(array), tensor, plan.symmetry, self._permutations, np
-                )
-                array = tensor.put(array, block)
-            return array
-        entries = np.arange(begin, end)
-        if tensors and tensors[0].groups[0] is not None:
-            entries = self._permutations[tensors[0].groups[0]][begin:end]
-        width = leaf.shape[0] // rows
-        flat = (entries[:, None] * width + np.arange(width)).ravel()
-        array = self._reader.entries(1, name, {0: flat})
-        for tensor in tensors:
-            own = replace(
-                tensor,
-                shape=(end - begin, *tensor.shape[1:]),
-            )
-            block = reorder_block(
-                own.take(array), own, plan.symmetry, self._permutations, np,
-                cut=(0, slice(begin, end)),
-            )
-            array = own.put(array, block)
-        return array
-
-
-def _halvings(count: int) -> Iterator[int]:
-    while count > 1:
-        yield count
-        count = -(-count // 2)
-    yield 1
-
-
-def _silent(name: str, share: float) -> None:
-    """Report to nobody."""
+def _report_to_nobody(name: str, share: float) -> None:
+    """Say nothing."""

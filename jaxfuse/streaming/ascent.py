@@ -1,7 +1,7 @@
 """Coordinate ascent whose state is the permutations alone, for networks that stay on disk."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,18 @@ class State:
     Attributes:
         permutations: int32 `[n]` per node.
         known: nodes whose permutations mean something yet.
+        before: J at the identity.
         sweep: passes over all trees that are complete.
         tree: trees that are done in the present one.
         gained: whether a tree has gained in the present sweep, or in the last one at its end.
-        before: J at the identity.
     """
 
     permutations: Permutations
     known: frozenset[str]
+    before: float
     sweep: int = 0
     tree: int = 0
     gained: bool = True
-    before: float = field(default=float("nan"))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class Ascent:
                 visit(state)
             known = frozenset(self.scorer.plan.problem.nodes)
             # What is matched first has met but a part of the others.
-            state = replace(state, known=known, sweep=state.sweep + 1, tree=0, gained=gained | first)
+            state = replace(
+                state, known=known, sweep=state.sweep + 1, tree=0, gained=gained | first
+            )
         return state
 
     def _match_first(self, tree: Sequence[str], state: State) -> tuple[State, bool]:
@@ -97,7 +99,11 @@ class Ascent:
 
         The scores are only the slope, so J itself says whether it gains.
         """
-        parents, permutations, gained = dict(self.scorer.plan.problem.parents), state.permutations, False
+        parents, permutations, gained = (
+            dict(self.scorer.plan.problem.parents),
+            state.permutations,
+            False,
+        )
         parts = [tree]
         for node in tree:
             if node in parents:

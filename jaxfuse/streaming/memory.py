@@ -14,13 +14,12 @@ class Memory:
     """Count the bytes of the arrays that are held.
 
     Attributes:
-        limit: the most that may be.
         used: how many are.
         peak: how many were at most.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used, self.peak = limit, 0, 0
+    def __init__(self) -> None:
+        self.used, self.peak = 0, 0
 
     def add(self, count: int) -> None:
         """Count bytes that stay."""

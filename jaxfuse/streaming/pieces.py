@@ -15,12 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfuse.affinity.block import Affinity
 from jaxfuse.affinity.edges import arrange, split_axes
+from jaxfuse.affinity.linear import Linear
 from jaxfuse.affinity.multilinear import multilinear_block
 from jaxfuse.affinity.terms import Carrier, Term
 from jaxfuse.matching.problem import slot_scores
 from jaxfuse.symmetry.axes import TensorAxes, expand
+
+# Others look at a whole tensor first, for its bandwidth or its scale.
+_AFFINITY = Linear()
 
 
 def cuttable_axes(term: Term) -> list[int]:
@@ -117,7 +120,6 @@ def _factors(tensor: TensorAxes, shape: Sequence[int]) -> list[list[int]]:
 def piece_scores(
     term: Term,
     slot: int,
-    affinity: Affinity,
     pieces: tuple[np.ndarray, np.ndarray],
     permutations: Sequence[np.ndarray],
 ) -> np.ndarray:
@@ -126,26 +128,24 @@ def piece_scores(
     Args:
         term: which they are pieces of.
         slot: the carrier.
-        affinity: how edges are compared.
         pieces: of A and B, in one shape, that of the view.
         permutations: int32 `[n]` per carrier, among the entries of the pieces.
     """
     form = _form(term, pieces[0].shape)
     columns = [np.asarray(each, np.int32) for each in permutations]
     columns[slot] = columns[slot][:0]  # its own does not matter
-    return np.asarray(_scores(*pieces, columns, term=form, slot=slot, affinity=affinity))
+    return np.asarray(_scores(*pieces, columns, term=form, slot=slot))
 
 
 def piece_value(
     term: Term,
-    affinity: Affinity,
     pieces: tuple[np.ndarray, np.ndarray],
     permutations: Sequence[np.ndarray],
 ) -> float:
     """Return what two pieces add to the objective at permutations, as in `piece_scores`."""
     columns = [np.asarray(each, np.int32) for each in permutations]
     form = _form(term, pieces[0].shape)
-    return float(_value(*pieces, columns, term=form, affinity=affinity))
+    return float(_value(*pieces, columns, term=form))
 
 
 def _form(term: Term, shape: Sequence[int]) -> Term:
@@ -160,7 +160,7 @@ def _edges(term: Term, *pieces: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(arrange(piece, *axes) for piece in pieces)
 
 
-@functools.partial(jax.jit, static_argnames=("term", "slot", "affinity"))
+@functools.partial(jax.jit, static_argnames=("term", "slot"))
 def _scores(
     a: jax.Array,
     b: jax.Array,
@@ -168,23 +168,20 @@ def _scores(
     *,
     term: Term,
     slot: int,
-    affinity: Affinity,
 ) -> jax.Array:
     edges = _edges(term, a, b)
     if len(term.carriers) == 1:
-        return affinity.node_scores(*edges)
-    block = affinity.block(*edges)
+        return _AFFINITY.node_scores(*edges)
+    block = _AFFINITY.block(*edges)
     if not term.is_pairwise:
         block = multilinear_block(block, term)
     return slot_scores(block, slot, permutations)
 
 
-@functools.partial(jax.jit, static_argnames=("term", "affinity"))
-def _value(
-    a: jax.Array, b: jax.Array, permutations: list[jax.Array], *, term: Term, affinity: Affinity
-) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("term",))
+def _value(a: jax.Array, b: jax.Array, permutations: list[jax.Array], *, term: Term) -> jax.Array:
     edges = _edges(term, a, b)
-    block = affinity.block(*edges)
+    block = _AFFINITY.block(*edges)
     if len(term.carriers) == 1:
         # Units that are matched to themselves.
         permutations = [*permutations, jnp.arange(edges[0].shape[1])]

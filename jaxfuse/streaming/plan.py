@@ -1,7 +1,7 @@
 """How much memory the streamed matching of two networks needs, from their shapes alone."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxfuse.affinity import Affinity, Linear
 from jaxfuse.affinity.terms import Term, list_terms
 from jaxfuse.checkpoints.source import size_of
 from jaxfuse.matching.nodes import list_nodes, node_name
@@ -23,7 +22,7 @@ PyTree = Any
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 MEGABYTE = 2**20
 # Arrays of float32 that a piece of either network becomes at most on its way through the kernels.
-_COPIES = 4
+_COPIES = 2
 # Bytes per pair of units of an assignment: the scores, two copies on the way, SciPy's float64.
 _ASSIGNMENT = 4 + 16
 # What pieces may take beyond the least, before the rest goes to the cache.
@@ -61,13 +60,11 @@ class Plan:
         symmetry: which axes may be permuted together.
         leaves: of both networks shape and dtype of every tensor.
         whole: for both whether a tensor can only be read as a whole.
-        affinity: how edges are compared.
     """
 
     symmetry: Symmetry
     leaves: tuple[Shapes, Shapes]
     whole: tuple[bool, bool]
-    affinity: Affinity
 
     @cached_property
     def terms(self) -> list[tuple[Term, tuple[str, ...]]]:
@@ -88,12 +85,6 @@ class Plan:
         parents = tuple((name, node.parent) for name, node in nodes.items() if node.parent)
         return Problem(scores, (), (tuple(link for _, link in self.terms),), "host", parents)
 
-    @property
-    def is_additive(self) -> bool:
-        """Whether the scores of a tensor are the sum of those of its pieces."""
-        # Other affinities look at a whole tensor first, for its bandwidth or its scale.
-        return self.affinity == Linear()
-
     def score_bytes(self, nodes: Sequence[str]) -> int:
         """Return what the scores of nodes take."""
         return sum(4 * self.problem.sizes[node] ** 2 for node in nodes)
@@ -113,33 +104,24 @@ class Plan:
         Returns:
             The cut, or None if nothing fits.
         """
-        for axis in self._axes(term):
+        for axis in cuttable_axes(term):
             size = term.tensor.shape[axis]
-            least = 1 if self.is_additive else size
             for keep in self._keeps(term, slot, axis):
-                if self._bytes(term, slot, axis, least, keep) <= available:
-                    count = _largest(
-                        least,
-                        size,
-                        lambda n, axis=axis, keep=keep: (
-                            self._bytes(term, slot, axis, n, keep) <= available
-                        ),
-                    )
+
+                def taken(count: int, axis: int = axis, keep: tuple[int, ...] = keep) -> int:
+                    return self._bytes(term, slot, axis, count, keep)
+
+                if taken(1) <= available:
+                    count = _largest(size, lambda count: taken(count) <= available)
                     count = -(-size // -(-size // count))  # pieces of about one size
-                    return Cut(axis, count, keep, self._bytes(term, slot, axis, count, keep))
+                    return Cut(axis, count, keep, taken(count))
         return None
 
     def least(self, term: Term, slot: int | None) -> int:
         """Return the fewest bytes that a term can be read with."""
         return min(
-            self._bytes(
-                term,
-                slot,
-                axis,
-                1 if self.is_additive else term.tensor.shape[axis],
-                self._keeps(term, slot, axis)[-1],
-            )
-            for axis in self._axes(term)
+            self._bytes(term, slot, axis, 1, self._keeps(term, slot, axis)[-1])
+            for axis in cuttable_axes(term)
         )
 
     def needs(self, comfort: int = 0) -> Iterator[Need]:
@@ -161,37 +143,26 @@ class Plan:
                             base + self.least(term, slot) + comfort,
                             f"the scores of {names} with a piece of leaf {term.tensor.path!r}",
                         )
-        for name, leaf in self.leaves[1].items():
+        for name in self.leaves[1]:
             yield Need(self.write_bytes(name, 1), f"a piece of leaf {name!r} to write")
 
     def write_bytes(self, name: str, count: int) -> int:
-        """Return what it takes to reorder and write some entries of a leaf's first axis.
+        """Return what it takes to reorder and write some of the pieces of `rows`."""
+        size, rows = size_of(self.leaves[1][name]), self.rows(name)
+        # The piece as it was read, two copies on the way of each block, one of the result.
+        return 5 * -(-size * min(count, rows) // rows) + (2 * size if self.whole[1] else 0)
 
-        All of them, where the tensor can't be cut there.
-        """
-        leaf = self.leaves[1][name]
-        size = size_of(leaf)
-        if not leaf.shape or self.rows(name) is None:
-            count = size_of(leaf)
-        else:
-            count = -(-size * count // self.rows(name))
-        return 5 * count + (2 * size if self.whole[1] else 0)
-
-    def rows(self, name: str) -> int | None:
-        """Return into how many pieces a leaf may be cut along its first axis to be reordered.
-
-        None, where it must be reordered as a whole.
-        """
+    def rows(self, name: str) -> int:
+        """Return into how many pieces along its first axis a leaf may be cut to be reordered."""
         shape = self.leaves[1][name].shape
         tensors = self.tensors(name)
         if not tensors:
-            return shape[0] if shape else None
-        whole = any(tensor.index and tensor.index[0] is not None for tensor in tensors)
+            return max(shape[0], 1) if shape else 1
         first = {(tensor.groups[0], tensor.shape[0]) for tensor in tensors}
         (group, size), *others = first
-        if whole or others or (group is not None and self.symmetry.contexts(group)):
-            return None
-        return size
+        in_parts = any(tensor.index and tensor.index[0] is not None for tensor in tensors)
+        nested = group is not None and self.symmetry.contexts(group)
+        return 1 if in_parts or others or nested else size
 
     def tensors(self, name: str) -> list[TensorAxes]:
         """Return the views of a leaf that carry groups."""
@@ -217,14 +188,11 @@ class Plan:
                 f"memory={limit / MEGABYTE:.1f} MB is too little: {needed.what} take "
                 f"{needed.count / MEGABYTE:.1f} MB. Raise memory, or pin a group (Symmetry.pin)"
             )
-        largest = max((size_of(leaf) for leaves in self.leaves for leaf in leaves.values()), default=0)
+        largest = max(
+            (size_of(leaf) for leaves in self.leaves for leaf in leaves.values()), default=0
+        )
         comfort = max(self.needs(_COMFORT + largest), default=Need(0, ""))
         return min(limit, comfort.count)
-
-    def _axes(self, term: Term) -> list[int]:
-        """Return the axes to cut, outermost first."""
-        axes = cuttable_axes(term)
-        return axes if self.is_additive else axes[:1]
 
     def _keeps(self, term: Term, slot: int | None, axis: int) -> list[tuple[int, ...]]:
         """Return the choices of what to hold as a whole, the best first."""
@@ -271,8 +239,6 @@ def needed_memory(
     symmetry: Symmetry,
     params_a: PyTree,
     params_b: PyTree | None = None,
-    *,
-    affinity: Affinity | None = None,
 ) -> float:
     """Return the least `memory` that `align_checkpoints` takes, in megabytes (2**20 bytes).
 
@@ -280,7 +246,6 @@ def needed_memory(
         symmetry: which axes may be permuted together.
         params_a: the parameters of network A, or their shapes.
         params_b: those of B, where its dtypes are others.
-        affinity: how edges are compared, `Linear()` by default.
 
     Returns:
         Megabytes, for checkpoints that can be read in pieces, as safetensors can.
@@ -299,7 +264,7 @@ def needed_memory(
     for params in (params_a, params_b):
         symmetry.check(params)
     leaves = named_leaves(params_a), named_leaves(params_b)
-    plan = Plan(symmetry, leaves, (False, False), affinity or Linear())
+    plan = Plan(symmetry, leaves, (False, False))
     return max(need.count for need in plan.needs()) / MEGABYTE
 
 
@@ -319,8 +284,9 @@ def _slab(term: Term, shape: Sequence[int], axis: int, count: int) -> int:
     return total
 
 
-def _largest(low: int, high: int, fits: Any) -> int:
-    """Return the largest number from low to high that fits, where low does."""
+def _largest(high: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number up to high that fits, where one does."""
+    low = 1
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)

@@ -87,7 +87,7 @@ class Scorer:
                         columns = [matching[node] for node in link]
                         theirs, local = self._matched(term, cut.axis, entries, columns)
                         b = self._block(1, term, cut, theirs, check)
-                        totals[index] += piece_value(term, self.plan.affinity, (a, b), local)
+                        totals[index] += piece_value(term, (a, b), local)
             if progress is not None:
                 progress((number + 1) / len(self.plan.terms))
         return totals
@@ -111,7 +111,7 @@ class Scorer:
                 entries = self._range(term, cut, begin)
                 theirs, local = self._matched(term, cut.axis, entries, columns, slot)
                 a, b = self._block(0, term, cut, entries), self._block(1, term, cut, theirs)
-                scores = piece_scores(term, slot, self.plan.affinity, (a, b), local)
+                scores = piece_scores(term, slot, (a, b), local)
                 if in_slot:
                     total[np.ix_(rows_of(entries, width), rows_of(theirs, width))] += scores
                 else:
@@ -133,7 +133,7 @@ class Scorer:
             a = self._block(0, term, cut, np.arange(start, start + cut.count))
             for start_b, begin_b in begins:
                 b = self._block(1, term, cut, np.arange(start_b, start_b + cut.count))
-                scores = piece_scores(term, slot, self.plan.affinity, (a, b), columns)
+                scores = piece_scores(term, slot, (a, b), columns)
                 rows = slice(begin * width, (start + cut.count) * width)
                 images = slice(begin_b * width, (start_b + cut.count) * width)
                 total[rows, images] += scores[
