@@ -17,14 +17,12 @@ from jaxfuse.symmetry.tree import named_leaves
 
 Where = Mapping[int, np.ndarray]
 INDEX = "model.safetensors.index.json"
-# The names of the safetensors format.
+# What safetensors reads into NumPy, by its names.
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
     "I16": np.dtype(np.int16),
@@ -223,8 +221,8 @@ def _opened(path: Path) -> Any:
 def _shape(tensor: Any, name: str, file: Path) -> jax.ShapeDtypeStruct:
     if tensor.get_dtype() not in DTYPES:
         raise ValueError(
-            f"tensor {name!r} of {file} has dtype {tensor.get_dtype()}, which NumPy has no name "
-            "for: convert it"
+            f"tensor {name!r} of {file} has dtype {tensor.get_dtype()}, which "
+            "safetensors does not read into NumPy: convert it"
         )
     return jax.ShapeDtypeStruct(tuple(tensor.get_shape()), DTYPES[tensor.get_dtype()])
 
