@@ -55,7 +55,7 @@ class Ascent:
             visit: called with the state after every tree.
         """
         trees = self.scorer.plan.problem.trees
-        while state.gained and state.sweep < self.max_sweeps:
+        while (state.gained or state.tree) and state.sweep < self.max_sweeps:
             first = len(state.known) < len(self.scorer.plan.problem.nodes)
             gained = state.gained if state.tree else False
             for index in range(state.tree, len(trees)):

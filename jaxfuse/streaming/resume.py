@@ -35,7 +35,7 @@ class Progress:
     def load(self) -> State | None:
         """Return the state of the same work, if there is one."""
         try:
-            with np.load(self.path) as held:
+            with self.path.open("rb") as file, np.load(file) as held:
                 entries = json.loads(str(held["state"]))
                 if entries.pop("fingerprint") != self._fingerprint:
                     return None
