@@ -185,8 +185,8 @@ class Plan:
         needed = max(self.needs(), default=Need(0, ""))
         if needed.count > limit:
             raise ValueError(
-                f"memory={limit / MEGABYTE:.1f} MB is too little: {needed.what} take "
-                f"{needed.count / MEGABYTE:.1f} MB. Raise memory, or pin a group (Symmetry.pin)"
+                f"memory={limit / MEGABYTE:.4g} MB is too little: {needed.what} take "
+                f"{needed.count / MEGABYTE:.4g} MB. Raise memory, or pin a group (Symmetry.pin)"
             )
         largest = max(
             (size_of(leaf) for leaves in self.leaves for leaf in leaves.values()), default=0

@@ -106,7 +106,7 @@ def test_bundled_model(run):
     [
         (("--memory", "lots"), "--memory 'lots' is no size: write a number with MB or GB"),
         (("--memory", "0GB"), "--memory '0GB' is no size"),
-        (("--memory", "0.001MB"), "memory=0.0 MB is too little: the scores and the assignment of"),
+        (("--memory", "0.001MB"), "MB is too little: the scores and the assignment of"),
         (("--width", "2"), "--width needs --model"),
         (("--symmetry", "x.json", "--model", "mlp"), "give --symmetry or --model, not both"),
         (("--symmetry", "x.json"), "x.json"),

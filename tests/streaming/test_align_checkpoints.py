@@ -377,7 +377,7 @@ def test_refusals_before_any_work():
     )
     with pytest.raises(ValueError, match="the symmetry speaks of leaf 'w'"):
         run("out.safetensors", symmetry=other)
-    message = r"memory=0.0 MB is too little: the scores .* of 'fc0' take 0.0 MB"
+    message = r"memory=0.02 MB is too little: the scores .* of 'fc0' take 0.03052 MB"
     with pytest.raises(ValueError, match=message):
         run("out.safetensors", memory=0.02)
     write("block.safetensors", {f"layer1.{k}.weight": np.ones((3, 3)) for k in ("a", "b")})
