@@ -39,6 +39,7 @@ from jaxfuse.matching import (
 )
 from jaxfuse.methods import METHODS
 from jaxfuse.status import Status
+from jaxfuse.streaming import CheckpointAlignment, align_checkpoints, needed_memory
 from jaxfuse.symmetry import (
     Symmetry,
     infer_chain,
@@ -68,6 +69,7 @@ __all__ = [
     "AllToOne",
     "Barrier",
     "CCAMerge",
+    "CheckpointAlignment",
     "CoordinateAscent",
     "ExactGaussian",
     "FrankWolfe",
@@ -98,6 +100,7 @@ __all__ = [
     "Symmetry",
     "UniverseFrankWolfe",
     "ZipIt",
+    "align_checkpoints",
     "align_many",
     "align_pairs",
     "align_params",
@@ -112,6 +115,7 @@ __all__ = [
     "interpolate",
     "mean_logits",
     "mean_probabilities",
+    "needed_memory",
     "permute",
     "record_activations",
     "register_rule",

@@ -55,12 +55,12 @@ def write(path: str | os.PathLike[str], params: PyTree, *, force: bool = False) 
             with only_errors("absl"), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(complete.absolute(), jax.tree.map(np.asarray, params))
         check_writable(path, force=force)  # the work took time: someone else may have been quicker
-        _move(complete, path, aside=scratch / "old")
+        move(complete, path, aside=scratch / "old")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _move(new: Path, path: Path, *, aside: Path) -> None:
+def move(new: Path, path: Path, *, aside: Path) -> None:
     """Move a complete file or folder to its place; only a file takes a file's place in one step."""
     if not path.exists() or not (path.is_dir() or new.is_dir()):
         os.replace(new, path)

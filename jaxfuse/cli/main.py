@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from jaxfuse.cli.align import Align
 from jaxfuse.cli.bench import Bench
 from jaxfuse.cli.compilation_cache import use_compilation_cache
 from jaxfuse.cli.demo import Demo
@@ -14,7 +15,8 @@ from jaxfuse.cli.methods import ListMethods
 from jaxfuse.cli.symmetry import SymmetryTable
 
 Command = (
-    Annotated[Bench, tyro.conf.subcommand("bench", description=Bench.__doc__)]
+    Annotated[Align, tyro.conf.subcommand("align", description=Align.__doc__)]
+    | Annotated[Bench, tyro.conf.subcommand("bench", description=Bench.__doc__)]
     | Annotated[Demo, tyro.conf.subcommand("demo", description=Demo.__doc__)]
     | Annotated[Fuse, tyro.conf.subcommand("fuse", description=Fuse.__doc__)]
     | Annotated[ListMethods, tyro.conf.subcommand("methods", description=ListMethods.__doc__)]

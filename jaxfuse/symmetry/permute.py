@@ -57,25 +57,40 @@ def permute(params: PyTree, symmetry: Symmetry, permutations: Mapping[str, jax.A
         for tensor in tensors.get(path, ()):
             # NumPy on NumPy keeps float64, which JAX would round.
             xp = np if isinstance(leaf, np.ndarray) and concrete else jnp
-            block = _reorder(tensor.take(leaf), tensor, symmetry, permutations, xp)
+            block = reorder_block(tensor.take(leaf), tensor, symmetry, permutations, xp)
             leaf = tensor.put(leaf, block)
         return leaf
 
     return map_named(reorder, params)
 
 
-def _reorder(
+def reorder_block(
     block: Any,
     tensor: TensorAxes,
     symmetry: Symmetry,
-    permutations: Mapping[str, jax.Array],
+    permutations: Mapping[str, Any],
     xp: Any,
+    cut: tuple[int, slice] | None = None,
 ) -> Any:
-    """Reorder every axis of a block, what indexes before what is indexed by it."""
+    """Reorder every axis of a block, what indexes before what is indexed by it.
+
+    Args:
+        block: the block, in the shape of its view.
+        tensor: its axes.
+        symmetry: the groups.
+        permutations: per group its permutations, as `permute` takes them.
+        xp: NumPy or its twin in JAX.
+        cut: an axis of which the block holds but some entries, in their new order already, and
+            which of the new order they are.
+    """
     carriers = [axis for axis, group in enumerate(tensor.groups) if group in permutations]
     contexts = {axis: context_axes(symmetry, tensor, axis) for axis in carriers}
     for axis in sorted(carriers, key=lambda axis: len(contexts[axis])):
+        if cut is not None and axis == cut[0]:
+            continue
         columns = xp.asarray(permutations[str(tensor.groups[axis])])
+        if cut is not None and cut[0] in contexts[axis]:
+            columns = columns[(slice(None),) * contexts[axis].index(cut[0]) + (cut[1],)]
         if contexts[axis]:
             columns = spread(columns, (*contexts[axis], axis), len(tensor.shape))
             block = xp.take_along_axis(block, columns, axis=axis)
