@@ -220,7 +220,7 @@ class CoordinateAscent:
 
     def _improve(self, packed: Packed, turn: Turn, members: Members, move: "Move") -> "Move":
         """Reassign the trees of a turn, which share no tensor, each if that gains."""
-        scores = turn_scores(packed, turn, members, move.permutations)
+        scores = turn_scores(packed, turn, members, move.permutations, move.known)
         best = turn_assign(packed, turn, scores)
         held = {
             key: pick(move.permutations[key], indices)
@@ -228,13 +228,14 @@ class CoordinateAscent:
         }
         now, then = (turn.by_tree(scores, columns) for columns in (held, best))
         better = (then - now > self.tolerance * jnp.abs(now)) & ~move.frozen
-        permutations, clear = dict(move.permutations), move.clear
+        permutations, known, clear = dict(move.permutations), dict(move.known), move.clear
         for (key, _), indices in zip(turn.counts, members.nodes, strict=True):
             columns = jnp.where(better[turn.tree_of(key)][:, None], best[key], held[key])
             permutations[key] = put(permutations[key], indices, columns)
+            known[key] = put(known[key], indices, jnp.ones(len(columns)))
             clear += jnp.sum(jax.vmap(is_clear)(scores[key], columns))
         gain = move.gain + jnp.sum(jnp.where(better, then - now, 0.0))
-        return Move(permutations, gain, clear, move.frozen)
+        return Move(permutations, gain, clear, move.frozen, known)
 
     def _improve_itself(
         self, problem: Problem, tree: Sequence[str], permutations: Permutations
@@ -282,17 +283,27 @@ class Move(NamedTuple):
         gain: by how much J rose.
         clear: how many units are clear.
         frozen: whether nothing is to move, and only the clear ones are counted.
+        known: `[L]` per stack, 0 for nodes whose permutations do not count yet.
     """
 
     permutations: Stacks
     gain: jax.Array
     clear: jax.Array
     frozen: jax.Array
+    known: Stacks
 
     @classmethod
-    def start(cls, permutations: Stacks, frozen: jax.Array | bool = False) -> "Move":
-        """Begin a sweep."""
-        return cls(permutations, jnp.float32(0), jnp.int32(0), jnp.asarray(frozen))
+    def start(
+        cls,
+        permutations: Stacks,
+        *,
+        frozen: jax.Array | bool = False,
+        blank: jax.Array | bool = False,
+    ) -> "Move":
+        """Begin a sweep; from a blank one nothing is known of nodes that have not moved."""
+        share = jnp.where(blank, 0.0, 1.0)
+        known = {key: jnp.full(len(own), share) for key, own in permutations.items()}
+        return cls(permutations, jnp.float32(0), jnp.int32(0), jnp.asarray(frozen), known)
 
 
 Sweep = Callable[[Move, jax.Array], Move]

@@ -128,9 +128,7 @@ class Race:
         def step(state: State) -> State:
             state = lax.cond(state.entering, enter, climb, state)
             done = (state.sweep >= limits[state.stage]) | ~jnp.any(state.current.gained)
-            return lax.cond(
-                done & (state.sweep > 0), lambda s: self._leave(batch, s), lambda s: s, state
-            )
+            return lax.cond(done, lambda s: self._leave(batch, s), lambda s: s, state)
 
         nothing = batch.candidate(identity, Proposal({}, jnp.zeros(0), jnp.int32(0), False))
         first = State(
@@ -168,22 +166,22 @@ class Race:
             orders = batch.each(Packed.pack, batch.packed, found.permutations)
             return batch.candidate(orders, found)
 
-        def go_on(best: Candidate) -> Candidate:
-            return best._replace(gained=jnp.ones(batch.size, bool))
-
-        return {"open": open_with, "solve": propose, "finish": go_on}[stage.kind]
+        return {"open": open_with, "solve": propose, "finish": lambda best: best}[stage.kind]
 
     def _climb(self, batch: "Batch", state: State) -> State:
         """Make one sweep; where a stage has none, only see which units are clear."""
         frozen = jnp.array([stage.sweeps == 0 for stage in self.stages])[state.stage]
+        opens = jnp.array([stage.kind == "open" for stage in self.stages])[state.stage]
+        blank = opens & (state.sweep == 0) & (batch.starts is None)
 
         def sweep(own: Packed, orders: Stacks) -> Move:
-            return self.climber.sweep(own)(Move.start(orders, frozen), state.sweep)
+            move = Move.start(orders, frozen=frozen, blank=blank)
+            return self.climber.sweep(own)(move, state.sweep)
 
         done = batch.each(sweep, batch.packed, state.current.orders)
         current = state.current._replace(
             orders=done.permutations,
-            gained=done.gain > 0,
+            gained=(done.gain > 0) | frozen,
             clear=done.clear / sum(batch.problems.sizes.values()),
             finished=jnp.where(frozen, state.current.finished, done.gain <= 0),
         )

@@ -112,8 +112,19 @@ def stack_members(members: Sequence[Members]) -> Members:
     return Members(nodes, tensors)
 
 
-def turn_scores(problem: Packed, turn: Turn, members: Members, permutations: Stacks) -> Stacks:
-    """Return dJ/dP of the moving nodes, `[count, n, n]` per stack, at permutations of all."""
+def turn_scores(
+    problem: Packed, turn: Turn, members: Members, permutations: Stacks, known: Stacks
+) -> Stacks:
+    """Return dJ/dP of the moving nodes, `[count, n, n]` per stack, at permutations of all.
+
+    Args:
+        problem: the objective.
+        turn: which nodes move.
+        members: their indices and those of their tensors.
+        permutations: int32 `[L, n]` per stack.
+        known: `[L]` per stack, 0 for nodes whose permutations do not count: tensors that join
+            them add nothing.
+    """
     totals = {
         key: pick(problem.nodes[key], indices)
         for (key, _), indices in zip(turn.counts, members.nodes, strict=True)
@@ -123,13 +134,14 @@ def turn_scores(problem: Packed, turn: Turn, members: Members, permutations: Sta
         links = problem.problem.links[tensors.block]
         whole = problem.problem.blocks[tensors.block]
         own = jax.tree.map(lambda array, i=indices: pick(array, i), whole)
-        columns = [
-            pick(permutations[place.stack], entries(place.indices, indices))
-            for place in problem.places(links)
-        ]
+        places = [(place.stack, entries(place.indices, indices)) for place in problem.places(links)]
+        columns = [pick(permutations[stack], nodes) for stack, nodes in places]
         found = jax.vmap(lambda own, *ps, slot=tensors.slot: slot_scores(own, slot, ps))(
             own, *columns
         )
+        for other, (stack, nodes) in enumerate(places):
+            if other != tensors.slot:
+                found *= pick(known[stack], nodes)[:, None, None]
         added = spread(found, tensors.positions, counts[tensors.stack])
         totals[tensors.stack] = totals[tensors.stack] + added
     return totals
