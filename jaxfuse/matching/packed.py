@@ -68,7 +68,7 @@ class Packed:
             for key, nodes in self.members
             for index, node in enumerate(nodes)
         }
-        return {node: values[node] for node in self.problem.nodes}
+        return {node: values[node] for node in self.problem.sizes}
 
     def objective(self, matching: Stacks) -> jax.Array:
         """Return J at soft matchings `[L, n, n]`; its gradient are the scores."""

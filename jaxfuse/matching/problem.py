@@ -55,6 +55,8 @@ class Problem:
         backend: who solves assignments, as in `jaxfuse.hungarian`.
         parents: pairs of a node and its parent, for the nodes that have one.
         balance: what `balanced` needs; None for an affinity that weighs all tensors alike.
+        order: the nodes from input to output, as `nodes` has them at first: a dict that goes
+            through `jit` or `vmap` comes out sorted by name.
     """
 
     nodes: Scores
@@ -63,11 +65,16 @@ class Problem:
     backend: Backend = field(default="auto", metadata={"static": True})
     parents: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
     balance: Balance | None = None
+    order: tuple[str, ...] | None = field(default=None, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if self.order is None:
+            object.__setattr__(self, "order", tuple(self.nodes))
 
     @property
     def sizes(self) -> dict[str, int]:
         """Number of units of every node."""
-        return {node: scores.shape[-1] for node, scores in self.nodes.items()}
+        return {node: self.nodes[node].shape[-1] for node in self.order or ()}
 
     @property
     def trees(self) -> tuple[tuple[str, ...], ...]:
@@ -77,8 +84,8 @@ class Problem:
         def root(node: str) -> str:
             return root(parents[node]) if node in parents else node
 
-        members: dict[str, list[str]] = {node: [] for node in self.nodes if node not in parents}
-        for node in self.nodes:
+        members: dict[str, list[str]] = {node: [] for node in self.sizes if node not in parents}
+        for node in self.sizes:
             members[root(node)].append(node)
         return tuple(tuple(nodes) for nodes in members.values())
 

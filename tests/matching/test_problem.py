@@ -288,3 +288,11 @@ def test_waves_keep_the_order_of_trees_that_meet():
     links = (("r", "a"), ("r", "b"), ("b", "c"))
     waves = Problem(nodes, (), (links,)).waves()
     assert waves == ((("r",), ("d",)), (("a",), ("b",)), (("c",),))
+
+
+def test_the_order_of_the_nodes_survives_a_pytree():
+    nodes = {name: jnp.zeros((2, 2)) for name in "cab"}
+    sorted_ = jax.tree.map(jnp.asarray, Problem(nodes, (), ()))
+    assert list(sorted_.nodes) == ["a", "b", "c"]
+    assert list(sorted_.sizes) == ["c", "a", "b"]
+    assert sorted_.trees == (("c",), ("a",), ("b",))
