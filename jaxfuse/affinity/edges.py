@@ -63,6 +63,7 @@ def arrange(
     block: jax.Array, rows: Sequence[int], columns: Sequence[int], vector: Sequence[int]
 ) -> jax.Array:
     """Arrange a block as float32 `[n, m, e]`: its row units, its column units, the vector."""
-    sizes = [math.prod(block.shape[axis] for axis in axes) for axes in (rows, columns, vector)]
+    sizes = [math.prod(block.shape[axis] for axis in axes) for axes in (rows, vector, columns)]
     block = jnp.asarray(block).astype(jnp.float32)
-    return jnp.transpose(block, (*rows, *columns, *vector)).reshape(sizes)
+    # Features lie in this order, so that a transposition of large tensors is left out.
+    return jnp.transpose(block, (*rows, *vector, *columns)).reshape(sizes).swapaxes(1, 2)

@@ -13,6 +13,8 @@ _LIMITED = ("max_iterations", "max_sweeps", "steps")
 def limited(solver: Any, limit: int) -> Any:
     """Return a solver cut to `limit` iterations, sweeps or temperatures, without its polish.
 
+    A portfolio cut to the sweeps of its opening, or fewer, is that opening.
+
     Examples:
         >>> from jaxfuse import FrankWolfe
         >>> limited(FrankWolfe(max_iterations=20), 3).max_iterations
@@ -25,6 +27,9 @@ def limited(solver: Any, limit: int) -> Any:
             changes[field.name] = min(value, limit)
         elif field.name == "polish":
             changes["polish"] = None
+        elif field.name == "opening" and value is not None:
+            if limit <= value.max_sweeps:
+                return dataclasses.replace(value, max_sweeps=limit)
         elif field.name == "solvers":
             changes["solvers"] = tuple(limited(member, limit) for member in value)
     return dataclasses.replace(solver, **changes)

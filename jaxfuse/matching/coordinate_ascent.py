@@ -41,6 +41,11 @@ class CoordinateAscent:
         order: "forward" takes the groups from input to output; "random" takes a new order every
             sweep, as the paper does, and needs a key.
         tolerance: relative gain of a group below which it stays as it is.
+        start: "identity", as published, or "known": in the first sweep a group answers only to
+            those that have been matched before it, and tensors that join it to others add nothing.
+            On planted pairs that ended higher in two cases of three and lower in none, and the
+            first sweep costs half; it is how `Portfolio` opens. A start that is passed to `solve`
+            counts as known.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -53,10 +58,13 @@ class CoordinateAscent:
     max_sweeps: int = 100
     order: Literal["forward", "random"] = "forward"
     tolerance: float = _GAIN
+    start: Literal["identity", "known"] = "identity"
 
     def __post_init__(self) -> None:
         if self.order not in ("forward", "random") or self.max_sweeps < 0:
             raise ValueError(f"order is 'forward' or 'random', max_sweeps not negative: got {self}")
+        if self.start not in ("identity", "known"):
+            raise ValueError(f"start is 'identity' or 'known', got {self.start!r}")
 
     def solve(
         self,
@@ -80,7 +88,9 @@ class CoordinateAscent:
             permutations = problem.identity()
         else:
             permutations = assign(start, problem.backend, problem.parents)
-        return self.ascend(problem, permutations, key, problem.objective_at(permutations))
+        blank = start is None and self.start == "known"
+        value = problem.objective_at(permutations)
+        return self.ascend(problem, permutations, key, value, blank=blank)
 
     def ascend(
         self,
@@ -88,6 +98,8 @@ class CoordinateAscent:
         permutations: Permutations,
         key: jax.Array | None = None,
         objective: jax.Array | float = 0.0,
+        *,
+        blank: bool = False,
     ) -> "Ascent":
         """Climb from permutations until no group gains.
 
@@ -96,6 +108,7 @@ class CoordinateAscent:
             permutations: int32 `[n]` per node.
             key: of the random order.
             objective: J at the start, to which the trace adds the gains.
+            blank: whether the permutations mean nothing yet, as with `start="known"`.
 
         Raises:
             ValueError: if the order is random and there is no key.
@@ -104,12 +117,15 @@ class CoordinateAscent:
         sweep = self.sweep(packed, key)
 
         def step(state: Ascent) -> Ascent:
-            done = sweep(Move.start(state.permutations), state.sweep)
-            value = state.objective + done.gain
+            first = (state.sweep == 0) & blank
+            done = sweep(Move.start(state.permutations, blank=first), state.sweep)
+            # The gains of a blank sweep are not those of J.
+            value = packed.objective_at(done.permutations) if blank else state.objective + done.gain
             ahead = jnp.arange(self.max_sweeps) >= state.sweep
             trace = jnp.where(ahead, value, state.trace)
             clear = done.clear / sum(problem.sizes.values())
-            return Ascent(done.permutations, value, trace, state.sweep + 1, done.gain > 0, clear)
+            gained = (done.gain > 0) | first
+            return Ascent(done.permutations, value, trace, state.sweep + 1, gained, clear)
 
         begin = jnp.asarray(objective, jnp.float32)
         first = Ascent(

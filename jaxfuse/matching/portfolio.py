@@ -57,7 +57,7 @@ class Portfolio:
     )
     margin: float = 0.01
     polish: CoordinateAscent | None = CoordinateAscent()
-    opening: CoordinateAscent | None = CoordinateAscent(max_sweeps=1)
+    opening: CoordinateAscent | None = CoordinateAscent(max_sweeps=2, start="known")
 
     def __post_init__(self) -> None:
         if not self.solvers:
@@ -71,7 +71,9 @@ class Portfolio:
     ) -> Matching:
         """Run the solvers from the same start; the trace is the winner's."""
         opening, polish = self.opening, self.polish
-        stages = [Stage("open", None, opening.max_sweeps)] if opening else []
+        stages = []
+        if opening is not None:
+            stages = [Stage("open", None, opening.max_sweeps, blank=opening.start == "known")]
         stages += [Stage.of(solver) for solver in self.solvers]
         stages += [Stage("finish", None, polish.max_sweeps)] if polish else []
         race = Race(tuple(stages), polish or CoordinateAscent(), self.margin, _CLEAR)

@@ -27,11 +27,14 @@ class Stage(NamedTuple):
             begins with what a solver proposes; "finish" goes on with the best.
         solver: who proposes.
         sweeps: at most; 0 only looks how many units are clear.
+        blank: whether the first sweep takes groups for unknown until they have moved, where no
+            start is given.
     """
 
     kind: Literal["open", "solve", "finish"]
     solver: Solver | None
     sweeps: int
+    blank: bool = False
 
     @classmethod
     def of(cls, solver: Solver) -> "Stage":
@@ -171,8 +174,8 @@ class Race:
     def _climb(self, batch: "Batch", state: State) -> State:
         """Make one sweep; where a stage has none, only see which units are clear."""
         frozen = jnp.array([stage.sweeps == 0 for stage in self.stages])[state.stage]
-        opens = jnp.array([stage.kind == "open" for stage in self.stages])[state.stage]
-        blank = opens & (state.sweep == 0) & (batch.starts is None)
+        blank = jnp.array([stage.blank for stage in self.stages])[state.stage]
+        blank &= (state.sweep == 0) & (batch.starts is None)
 
         def sweep(own: Packed, orders: Stacks) -> Move:
             move = Move.start(orders, frozen=frozen, blank=blank)
@@ -181,7 +184,7 @@ class Race:
         done = batch.each(sweep, batch.packed, state.current.orders)
         current = state.current._replace(
             orders=done.permutations,
-            gained=(done.gain > 0) | frozen,
+            gained=(done.gain > 0) | frozen | blank,
             clear=done.clear / sum(batch.problems.sizes.values()),
             finished=jnp.where(frozen, state.current.finished, done.gain <= 0),
         )
@@ -203,9 +206,12 @@ class Race:
         ahead = jnp.where(opens, current.clear >= self.clear, ahead | ends)
         best = select_each(ahead, current, best)
         settled = best.clear >= self.clear
-        last = len(kinds) - kinds.count("finish")
-        skip = jnp.all(settled) & (state.stage < last)
-        stage = jnp.where(skip, last, state.stage + 1)
+        finish = len(kinds) - kinds.count("finish")
+        skip = jnp.all(settled) & (state.stage < finish)
+        stage = jnp.where(skip, finish, state.stage + 1)
+        # What no sweep has bettered is finished already.
+        still = ~jnp.any(best.gained) & (stage == finish)
+        stage = jnp.where(still, len(kinds), stage)
         return State(stage, jnp.int32(0), jnp.bool_(True), current, best, settled)
 
 

@@ -1,5 +1,7 @@
 """Nodes that move together, and the turns that are so alike that one program serves them all."""
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,8 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from jaxfuse.affinity.block import HIGHEST
+from jaxfuse.affinity.block import HIGHEST, Block
+from jaxfuse.affinity.multilinear import MultilinearBlock
 from jaxfuse.assignment import hungarian
 from jaxfuse.matching.packed import Packed, Stacks, spread
 from jaxfuse.matching.problem import slot_scores
@@ -129,22 +133,35 @@ def turn_scores(
         key: pick(problem.nodes[key], indices)
         for (key, _), indices in zip(turn.counts, members.nodes, strict=True)
     }
-    counts = dict(turn.counts)
     for tensors, indices in zip(turn.tensors, members.tensors, strict=True):
-        links = problem.problem.links[tensors.block]
-        whole = problem.problem.blocks[tensors.block]
-        own = jax.tree.map(lambda array, i=indices: pick(array, i), whole)
-        places = [(place.stack, entries(place.indices, indices)) for place in problem.places(links)]
+        places = [
+            (place.stack, entries(place.indices, indices))
+            for place in problem.places(problem.problem.links[tensors.block])
+        ]
         columns = [pick(permutations[stack], nodes) for stack, nodes in places]
-        found = jax.vmap(lambda own, *ps, slot=tensors.slot: slot_scores(own, slot, ps))(
-            own, *columns
-        )
-        for other, (stack, nodes) in enumerate(places):
-            if other != tensors.slot:
-                found *= pick(known[stack], nodes)[:, None, None]
-        added = spread(found, tensors.positions, counts[tensors.stack])
-        totals[tensors.stack] = totals[tensors.stack] + added
+        others = [place for slot, place in enumerate(places) if slot != tensors.slot]
+        every = jnp.ones(len(tensors.positions))
+        share = math.prod((pick(known[stack], nodes) for stack, nodes in others), start=every)
+        block = problem.problem.blocks[tensors.block]
+        add = functools.partial(_add_scores, block, tensors, indices, columns, share)
+        # Where little is known most tensors add nothing.
+        total = totals[tensors.stack]
+        totals[tensors.stack] = lax.cond(jnp.any(share), add, lambda same: same, total)
     return totals
+
+
+def _add_scores(
+    block: Block | MultilinearBlock,
+    tensors: Tensors,
+    indices: Indices,
+    columns: Sequence[jax.Array],
+    share: jax.Array,
+    total: jax.Array,
+) -> jax.Array:
+    """Add what tensors of a block have for the nodes of one slot, each times its share."""
+    own = jax.tree.map(lambda array: pick(array, indices), block)
+    found = jax.vmap(lambda one, *ps: slot_scores(one, tensors.slot, ps))(own, *columns)
+    return total + spread(found * share[:, None, None], tensors.positions, len(total))
 
 
 def turn_assign(problem: Packed, turn: Turn, scores: Stacks) -> Stacks:

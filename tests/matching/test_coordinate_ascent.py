@@ -1,10 +1,23 @@
+from dataclasses import replace
+
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxfuse.assignment import hungarian
 from jaxfuse.matching import CoordinateAscent
 from jaxfuse.matching.nodes import nest
-from tests.matching.instances import SOLVERS, nested_problem, self_linked, solve
+from jaxfuse.matching.stacked import tensor_of
+from tests.matching.instances import (
+    SOLVERS,
+    nested_problem,
+    residual_network,
+    residual_problem,
+    self_linked,
+    solve,
+)
 from tests.oracles import nested as nested_oracle
 from tests.oracles.assignment import brute_force
 
@@ -62,3 +75,36 @@ def test_no_tree_can_improve_the_result():
     matching = solve(CoordinateAscent(), problem, jax.random.key(7))
     best = max(nested_oracle.objective(a, b, symmetry, p) for p in nested_oracle.every(symmetry))
     np.testing.assert_allclose(matching.objective, best, rtol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_what_is_unknown_adds_nothing_to_the_first_sweep(blocks):
+    """A group answers to those before it alone: the matching is that of a greedy pass."""
+    sizes = {"stream": 6, "inner": 5, "blocks": blocks}
+    (a, symmetry), (b, _) = (residual_network(seed, **sizes) for seed in (0, 1))
+    problem = residual_problem(a, b, symmetry)
+    solver = CoordinateAscent(max_sweeps=1, start="known")
+    found = jax.jit(solver.climb)(problem)
+    known, want = set(), problem.identity()
+    for node in problem.sizes:
+        near = [link for link in problem.joins if node in link and set(link) - {node} <= known]
+        scores = problem.nodes[node]
+        for links, block in zip(problem.links, problem.blocks, strict=True):
+            for index, link in enumerate(links):
+                if link in near:
+                    p, q = (want[each] for each in link)
+                    own = tensor_of(block, index)
+                    scores += own.column_scores(p) if link[1] == node else own.row_scores(q)
+        want[node] = jnp.asarray(hungarian(scores).columns)
+        known.add(node)
+    chex.assert_trees_all_equal(dict(found.permutations), dict(want))
+    np.testing.assert_allclose(found.objective, problem.objective_at(want), rtol=1e-5)
+    assert found.gained
+    ended = jax.jit(replace(solver, max_sweeps=50).solve)(problem)
+    assert (np.diff(ended.trace) >= -1e-3).all()
+    start = {node: jnp.eye(size) for node, size in problem.sizes.items()}
+    same, known_start = (
+        jax.jit(CoordinateAscent(start=kind).solve)(problem, start)
+        for kind in ("identity", "known")
+    )
+    chex.assert_trees_all_equal(same.permutations, known_start.permutations)
