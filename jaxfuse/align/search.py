@@ -185,19 +185,17 @@ def _search(
     if not known_finite:
         finite = _all_finite([leaf for tree in networks.params for leaf in _weights(tree).values()])
 
-    # Values that are no numbers would spread to every score: the search then runs on zeros, in the
-    # few arrays of the problem where it has one.
-    unclean = None if known_finite else finite
-    in_problem = isinstance(method, Solver) and networks.count == 2
-    params = _cleaned(networks.params, None if in_problem else unclean)
-    networks = replace(networks, params=params)
+    # Values that are no numbers would spread to every score. A solver ends on them all the same,
+    # and what it finds is not used; other methods run on zeros then.
+    unclean = None if known_finite or isinstance(method, Solver) else finite
+    networks = replace(networks, params=_cleaned(networks.params, unclean))
     found: Correspondence
     if not networks.symmetry.groups:
         found = _nothing_to_match()
     elif isinstance(method, Method):
         found = method.align(networks, key)
     else:
-        found = _match_weights(networks, method, affinity, activation_weight, backend, key, unclean)
+        found = _match_weights(networks, method, affinity, activation_weight, backend, key)
     orders, permutations = found.orders, {}
     if orders and found.maps is None:
         if not known_finite:
@@ -235,12 +233,8 @@ def _match_weights(
     activation_weight: float,
     backend: Backend,
     key: jax.Array | None,
-    finite: jax.Array | None,
 ) -> Correspondence:
-    """Match by the weights, and by the activations where there is data, with any solver.
-
-    A problem of two networks becomes zero where they are not finite.
-    """
+    """Match by the weights, and by the activations where there is data, with any solver."""
     params, symmetry = networks.params, networks.symmetry
     with_data = networks.has_data and activation_weight > 0
     if isinstance(method, Solver) and networks.count == 2:
@@ -252,7 +246,7 @@ def _match_weights(
             scores = {node: each[0, 1] for node, each in pairs.items()}
             balanced = {node: each * (even[node] / noise[node]) for node, each in scores.items()}
             problem = problem.plus(scores, balanced)
-        matching = method.solve(_cleaned(problem, finite), key=key)
+        matching = method.solve(problem, key=key)
         orders = {
             node: jnp.stack([jnp.arange(len(p), dtype=jnp.int32), p])
             for node, p in matching.permutations.items()

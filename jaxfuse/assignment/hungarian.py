@@ -198,7 +198,9 @@ def _solve_chunk(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     scores = scores.astype(np.float64)
     finite, fine = scores, np.ones(size, bool)
     # A float32 overflows no sum in float64, so one test clears a whole chunk.
-    if not (narrow and np.isfinite(scores.sum())):
+    with np.errstate(invalid="ignore"):
+        clean = narrow and np.isfinite(scores.sum())
+    if not clean:
         finite, fine = _allowed(scores)
     for k in fine.nonzero()[0]:
         i, j = linear_sum_assignment(finite[k], maximize=True)

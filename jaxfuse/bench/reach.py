@@ -20,6 +20,9 @@ def limited(solver: Any, limit: int) -> Any:
         >>> limited(FrankWolfe(max_iterations=20), 3).max_iterations
         3
     """
+    opening = getattr(solver, "opening", None)
+    if opening is not None and limit <= opening.max_sweeps:
+        return dataclasses.replace(opening, max_sweeps=limit)
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(solver):
         value = getattr(solver, field.name)
@@ -27,9 +30,6 @@ def limited(solver: Any, limit: int) -> Any:
             changes[field.name] = min(value, limit)
         elif field.name == "polish":
             changes["polish"] = None
-        elif field.name == "opening" and value is not None:
-            if limit <= value.max_sweeps:
-                return dataclasses.replace(value, max_sweeps=limit)
         elif field.name == "solvers":
             changes["solvers"] = tuple(limited(member, limit) for member in value)
     return dataclasses.replace(solver, **changes)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxfuse.affinity.block import HIGHEST, Affinity, FeatureAffinity
 from jaxfuse.affinity.multilinear import multilinear_block
@@ -88,7 +89,7 @@ def build_problem(
     nodes, even = _node_scores(sizes, own)
     return Problem(
         nodes,
-        concatenate(blocks, members),
+        jax.tree.map(_in_order, concatenate(blocks, members)),
         tuple(tuple(link for index in chosen for link in links[index]) for chosen in members),
         backend,
         tuple((name, node.parent) for name, node in listed.items() if node.parent),
@@ -110,6 +111,14 @@ def _batches(symmetry: Symmetry, affinity: Affinity) -> list[tuple[Term, ...]]:
     if getattr(affinity, "batched", True):
         return batches
     return [(term,) for terms in batches for term in terms]
+
+
+def _in_order(array: jax.Array) -> jax.Array:
+    """Lay an array out in the order of its axes.
+
+    Left to itself XLA would keep the order of the parameters, and transpose at every product.
+    """
+    return with_layout_constraint(array, Layout(major_to_minor=tuple(range(array.ndim))))
 
 
 class _Own(NamedTuple):

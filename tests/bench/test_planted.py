@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -87,9 +89,12 @@ def test_reach_finds_the_smallest_limit():
 
 
 def test_limits_reach_into_a_portfolio():
-    solver = limited(METHODS["portfolio"].method, 2)
+    portfolio = METHODS["portfolio"].method
+    solver = limited(portfolio, 3)
     assert solver.polish is None
-    assert solver.solvers[0].max_iterations == 2
+    assert solver.solvers[0].max_iterations == 3
+    # In so few sweeps it does not get beyond its opening.
+    assert limited(portfolio, 1) == replace(portfolio.opening, max_sweeps=1)
 
 
 def test_sinkhorn_reference_is_doubly_stochastic():

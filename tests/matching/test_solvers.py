@@ -1,5 +1,7 @@
 """What every solver promises: permutations, never below the identity, never above the optimum."""
 
+from dataclasses import replace
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -233,3 +235,13 @@ def test_nested_groups_against_brute_force(name, network, key):
         assert value <= max(values) + 1e-4
         shares.append(value / max(values))
     assert np.mean(shares) > 0.6
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_values_that_are_no_numbers_end_the_search(name, instances, key):
+    problem = instances[0][0]
+    node = next(iter(problem.nodes))
+    nodes = {**problem.nodes, node: jnp.full_like(problem.nodes[node], jnp.nan)}
+    found = solve(SOLVERS[name], replace(problem, nodes=nodes), key)
+    for group, size in problem.sizes.items():
+        assert sorted(found.permutations[group].tolist()) == list(range(size))
