@@ -12,13 +12,14 @@ import numpy as np
 
 from jaxfuse.activations.objective import activation_scores
 from jaxfuse.affinity import Affinity, ExactGaussian, Gaussian, Linear
+from jaxfuse.affinity.terms import list_terms
 from jaxfuse.correspondence import Correspondence, Method
 from jaxfuse.many.all_to_one import AllToOne
 from jaxfuse.many.problem import build_many
 from jaxfuse.matching import Solver, build_problem
 from jaxfuse.matching.graduated_assignment import noise_scale
 from jaxfuse.matching.nodes import nest
-from jaxfuse.matching.problem import Backend
+from jaxfuse.matching.problem import Backend, Problem
 from jaxfuse.methods import METHODS, AnyMethod
 from jaxfuse.networks import ApplyFunction, Networks
 from jaxfuse.status import Status, is_concrete
@@ -181,13 +182,19 @@ def _search(
     backend: Backend,
     known_finite: bool,
 ) -> tuple[Correspondence, dict[str, jax.Array]]:
+    # A solver's problem holds the weights that matter, in few arrays, and tells by itself.
+    by_problem = isinstance(method, Solver) and networks.count == 2
     finite = jnp.bool_(True)
     if not known_finite:
-        finite = _all_finite([leaf for tree in networks.params for leaf in _weights(tree).values()])
+        terms = list_terms(networks.symmetry) if by_problem else []
+        told = {term.tensor.path for term in terms if not term.tensor.index}
+        every = [_weights(tree) for tree in networks.params]
+        rest = [leaf for leaves in every for path, leaf in leaves.items() if path not in told]
+        finite = _all_finite(rest)
 
     # Values that are no numbers would spread to every score. A solver ends on them all the same,
     # and what it finds is not used; other methods run on zeros then.
-    unclean = None if known_finite or isinstance(method, Solver) else finite
+    unclean = None if known_finite or by_problem else finite
     networks = replace(networks, params=_cleaned(networks.params, unclean))
     found: Correspondence
     if not networks.symmetry.groups:
@@ -196,6 +203,8 @@ def _search(
         found = method.align(networks, key)
     else:
         found = _match_weights(networks, method, affinity, activation_weight, backend, key)
+    if by_problem and not known_finite:
+        finite &= found.status != Status.NON_FINITE
     orders, permutations = found.orders, {}
     if orders and found.maps is None:
         if not known_finite:
@@ -247,11 +256,12 @@ def _match_weights(
             balanced = {node: each * (even[node] / noise[node]) for node, each in scores.items()}
             problem = problem.plus(scores, balanced)
         matching = method.solve(problem, key=key)
+        status = jnp.where(_is_finite(problem), matching.status, Status.NON_FINITE)
         orders = {
             node: jnp.stack([jnp.arange(len(p), dtype=jnp.int32), p])
             for node, p in matching.permutations.items()
         }
-        return Correspondence(orders, None, matching.objective, matching.status, matching.trace)
+        return Correspondence(orders, None, matching.objective, status, matching.trace)
     many = AllToOne(method) if isinstance(method, Solver) else method
     problem = build_many(params, symmetry, affinity, backend)
     if with_data:
@@ -330,6 +340,11 @@ def _cleaned(tree: PyTree, finite: jax.Array | None) -> PyTree:
         return jax.lax.stop_gradient(leaf if finite is None else jnp.where(finite, leaf, 0))
 
     return jax.tree.map(clean, tree)
+
+
+def _is_finite(problem: Problem) -> jax.Array:
+    features = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(problem.blocks)]
+    return jnp.all(jnp.stack([_all_finite(list(problem.nodes.values())), *features]))
 
 
 def _all_finite(leaves: Sequence[jax.Array]) -> jax.Array:
