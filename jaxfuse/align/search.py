@@ -1,6 +1,7 @@
 """From networks and a method to their correspondence: the compiled core of the public calls."""
 
 import functools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ import numpy as np
 
 from jaxfuse.activations.objective import activation_scores
 from jaxfuse.affinity import Affinity, ExactGaussian, Gaussian, Linear
-from jaxfuse.affinity.terms import list_terms
 from jaxfuse.correspondence import Correspondence, Method
 from jaxfuse.many.all_to_one import AllToOne
 from jaxfuse.many.problem import build_many
@@ -186,11 +186,12 @@ def _search(
     by_problem = isinstance(method, Solver) and networks.count == 2
     finite = jnp.bool_(True)
     if not known_finite:
-        terms = list_terms(networks.symmetry) if by_problem else []
-        told = {term.tensor.path for term in terms if not term.tensor.index}
-        every = [_weights(tree) for tree in networks.params]
-        rest = [leaf for leaves in every for path, leaf in leaves.items() if path not in told]
-        finite = _all_finite(rest)
+        told = dict.fromkeys((path for tree in networks.params for path in _weights(tree)), 0)
+        for tensor in networks.symmetry.tensors if by_problem else ():
+            if any(tensor.groups) and not tensor.statistic:
+                told[tensor.path] += math.prod(tensor.shape)
+        every = [item for tree in networks.params for item in _weights(tree).items()]
+        finite = _all_finite([leaf for path, leaf in every if told[path] < jnp.size(leaf)])
 
     # Values that are no numbers would spread to every score. A solver ends on them all the same,
     # and what it finds is not used; other methods run on zeros then.
