@@ -40,16 +40,17 @@ def test_make_targets_exist(target):
     assert plan.stdout
 
 
-def test_the_fuse_command_runs(tmp_path, monkeypatch, key):
+@pytest.mark.parametrize("name", ["fuse", "align"])
+def test_the_commands_on_checkpoints_run(name, tmp_path, monkeypatch, key):
     monkeypatch.chdir(tmp_path)
-    (command,) = [c for c in COMMANDS if c.startswith("jaxfuse fuse")]
+    (command,) = [c for c in COMMANDS if c.startswith(f"jaxfuse {name}")]
     words = command.split()[1:]
     for index, name in enumerate(words[1:3]):
         module = create("mlp", input_shape=(8, 8, 1), classes=10, width=0.02, key=key)
         write(name, functional(module)[1])
         assert Path(name).exists(), index
     main(words)
-    assert Path(words[-1]).exists()
+    assert Path(words[words.index("-o") + 1]).exists()
 
 
 def test_the_symmetry_command_runs(capsys):
