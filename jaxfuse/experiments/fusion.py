@@ -1,0 +1,252 @@
+"""Tables of K networks fused into one: every competitor, one shot and after finetuning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxfuse.experiments.cells import Cell, Results, Values, grid
+from jaxfuse.experiments.family import Family, Nursery, Parents, finetune
+from jaxfuse.experiments.plots import plot_bars, plot_proportions
+from jaxfuse.experiments.published import published_lines
+from jaxfuse.experiments.recipes import RECIPES, VARIANTS, Recipe, fuse_parents
+from jaxfuse.experiments.scores import accuracy, ensemble_accuracy, probabilities
+from jaxfuse.experiments.summary import column, markdown_table, mean, spread
+from jaxfuse.training import TrainingConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PARENTS, ENSEMBLE = "parents", "ensemble"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionTable:
+    """Parents, their ensemble, and what every recipe makes of them.
+
+    Attributes:
+        title: what the table is about.
+        published: name of its published figures in `jaxfuse.experiments.published`, if any.
+        families: one for each row of parents.
+        methods: names of `RECIPES`.
+        seeds: of the parents.
+        images: unlabelled training images that methods and repairs may look at.
+        noise: samples of noise for the fit without data.
+        points: proportions 0 ... 1 of the second network that are measured; 0 for none.
+        finetuning: how fused networks and parents are trained further; None for not at all.
+        finetuned: which methods are.
+        pseudo_labels: whether ours is also trained on the images with the ensemble's labels.
+    """
+
+    title: str
+    published: str = ""
+    families: tuple[Family, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    images: int = 1000
+    noise: int = 4000
+    points: int = 0
+    finetuning: TrainingConfig | None = None
+    finetuned: tuple[str, ...] = ()
+    pseudo_labels: TrainingConfig | None = None
+
+    def cells(self) -> list[Cell]:
+        """List parents, ensemble and methods of every family and seed."""
+        rows = [family.name for family in self.families]
+        return grid(rows, (PARENTS, ENSEMBLE, *self.methods), self.seeds)
+
+    def measure(self, cell: Cell, nursery: Nursery) -> Values:
+        """Measure accuracies on the evaluation images."""
+        family = next(family for family in self.families if family.name == cell.row)
+        parents = nursery.parents(family, cell.seed)
+        if cell.method == PARENTS:
+            return self._parents(family, parents, cell.seed, nursery)
+        if cell.method == ENSEMBLE:
+            return self._ensemble(parents)
+        return self._recipe(RECIPES[cell.method], cell, parents, nursery)
+
+    def _parents(
+        self, family: Family, parents: Parents, seed: int, nursery: Nursery
+    ) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            "accuracy": [accuracy(parents, each) for each in parents.params],
+            "examples": [len(share) for share in parents.shares],
+        }
+        if self.finetuning is not None:
+            further = nursery.finetuned(family, seed, self.finetuning)
+            values["finetuned"] = [accuracy(parents, each) for each in further]
+        return values
+
+    def _ensemble(self, parents: Parents) -> dict[str, Any]:
+        predicted, labels = probabilities(parents), parents.test_labels
+        values: dict[str, Any] = {"accuracy": ensemble_accuracy(predicted, labels)}
+        if self.points:
+            values["curve"] = [
+                ensemble_accuracy(predicted, labels, (1 - t, t)) for t in self._proportions()
+            ]
+        return values
+
+    def _recipe(
+        self, recipe: Recipe, cell: Cell, parents: Parents, nursery: Nursery
+    ) -> dict[str, Any]:
+        fused = fuse_parents(recipe, parents, images=self.images, noise=self.noise)
+        values: dict[str, Any] = {"status": fused.status}
+        own = None
+        for variant in VARIANTS:
+            params = fused.make(variant, None)
+            if params is not None:
+                values[variant] = accuracy(parents, params)
+            if params is not None and variant in ("average", recipe.own):
+                own = params
+        if self.points:
+            for name in dict.fromkeys(("average", recipe.own)):
+                curve = (fused.make(name, (1 - t, t)) for t in self._proportions())
+                values[f"curve_{name}"] = [accuracy(parents, each) for each in curve]
+
+        def tell(step: int, steps: int, loss: float) -> None:
+            nursery.tell(f"{cell.row}, seed {cell.seed}: finetuning {recipe.label}", step / steps)
+
+        if self.finetuning is not None and cell.method in self.finetuned:
+            after = finetune(parents, 0, self.finetuning, cell.seed, own, progress=tell).params
+            values["finetuned"] = accuracy(parents, after)
+        if self.pseudo_labels is not None and recipe.ours:
+            values["pseudo"] = self._on_pseudo_labels(parents, own, cell.seed)
+        return values
+
+    def _on_pseudo_labels(self, parents: Parents, params: Any, seed: int) -> float:
+        """Train on the unlabelled images, with the classes that the ensemble gives them."""
+        assert self.pseudo_labels is not None
+        images = np.asarray(parents.unlabelled(self.images))
+        predicted = probabilities(parents._replace(test_images=images)).mean(axis=0)
+        labels = np.argmax(predicted, axis=-1).astype(np.int32)
+        result = finetune(
+            parents, 0, self.pseudo_labels, seed, params, images=images, labels=labels
+        )
+        return accuracy(parents, result.params)
+
+    def _proportions(self) -> list[float]:
+        return np.linspace(0, 1, self.points).tolist()
+
+    def markdown(self, results: Results) -> str:
+        """Lay out a table for every family, the verdict, and what was published."""
+        parts = [f"## {self.title}", self._about(results)]
+        for family in self.families:
+            parts += [f"### {family.name}", *self._family(family, results)]
+        parts += ["### One shot, ours less the best of the others", self._verdict(results)]
+        parts += published_lines(self.published)
+        return "\n\n".join(parts) + "\n"
+
+    def _about(self, results: Results) -> str:
+        family = self.families[0]
+        training = family.training
+        widths = sorted({str(width) for each in self.families for width in each.widths})
+        text = (
+            f"Scale `{results.scale}`: {family.dataset}, trained on `{family.train_split}` and "
+            f"evaluated on `{family.test_split}`; width {', '.join(widths)} of the published; "
+            f"{training.epochs} epochs for {family.model}; {len(self.seeds)} seeds, mean ± sample "
+            "standard deviation, in percent. Dirichlet(0.5) and special/general splits are drawn "
+            f"with every seed. {self.images} unlabelled training images, {self.noise} samples of "
+            "noise. Bold: the recipe's own result."
+        )
+        if self.finetuning is not None:
+            text += (
+                f" Finetuned: {self.finetuning.epochs} epoch(s) at a learning rate of "
+                f"{self.finetuning.learning_rate} on the examples of all parents, from the "
+                "recipe's own result, parents likewise."
+            )
+        return text
+
+    def _family(self, family: Family, results: Results) -> list[str]:
+        parents = results.of(family.name, PARENTS, self.seeds)
+        ensemble = results.of(family.name, ENSEMBLE, self.seeds)
+        if not parents:
+            return ["Not run."]
+        each = [
+            spread([values["accuracy"][index] for values in parents])
+            for index in range(family.members)
+        ]
+        best = spread([max(values["accuracy"]) for values in parents])
+        lines = [
+            f"Parents {', '.join(each)}; best parent {best}; prediction ensemble "
+            f"{spread(column(ensemble, 'accuracy'))}."
+        ]
+        if self.finetuning is not None:
+            best = spread([max(values["finetuned"]) for values in parents])
+            lines[0] += (
+                f" After finetuning the parents' mean is "
+                f"{spread([float(np.mean(values['finetuned'])) for values in parents])} and the "
+                f"best parent {best}."
+            )
+        head = ["method", *VARIANTS.values()]
+        extra = {"finetuned": "finetuned", "pseudo": "on pseudo-labels"}
+        shown = [
+            name
+            for name, wanted in (
+                ("finetuned", self.finetuning is not None),
+                ("pseudo", self.pseudo_labels is not None),
+            )
+            if wanted
+        ]
+        head += [extra[name] for name in shown]
+        rows = []
+        for method in self.methods:
+            recipe, values = RECIPES[method], results.of(family.name, method, self.seeds)
+            cells = []
+            for variant in VARIANTS:
+                text = spread(column(values, variant))
+                cells.append(f"**{text}**" if variant == recipe.own and text != "-" else text)
+            cells += [spread(column(values, name)) for name in shown]
+            rows.append([recipe.label, *cells])
+        return [*lines, markdown_table(head, rows)]
+
+    def _verdict(self, results: Results) -> str:
+        """Compare ours with the best of the others, seed by seed."""
+        head = ["parents", "best of the others", "jaxfuse, no data", "jaxfuse, images"]
+        head += ["no data less best", "images less best", "images less parents' mean"]
+        rows = []
+        for family in self.families:
+            own = [each for each in ("jaxfuse", "jaxfuse_images") if each in self.methods]
+            found = self._paired(family.name, own, results)
+            if found is None:
+                continue
+            rival, ours, gains, behind = found
+            rows.append([family.name, rival, *ours, *gains, behind])
+        return markdown_table(head, rows)
+
+    def _paired(
+        self, row: str, own: Sequence[str], results: Results
+    ) -> tuple[str, list[str], list[str], str] | None:
+        rivals = [name for name in self.methods if not RECIPES[name].ours]
+        # Wider networks are no rivals: they are no compact ensemble.
+        rivals = [name for name in rivals if "wider" not in RECIPES[name].label]
+        bests, names, ours = [], [], {name: [] for name in own}
+        parents = []
+        for seed in self.seeds:
+            one = (seed,)
+            scored = {name: mean(column(results.of(row, name, one), "average")) for name in rivals}
+            known = {name: value for name, value in scored.items() if value is not None}
+            mine = {name: results.of(row, name, one) for name in own}
+            if len(known) < len(rivals) or not all(mine.values()):
+                continue
+            best = max(known, key=lambda name: known[name])
+            bests.append(known[best])
+            names.append(RECIPES[best].label)
+            parents.append(float(np.mean(results.of(row, PARENTS, one)[0]["accuracy"])))
+            for name in own:
+                ours[name].append(mine[name][0][RECIPES[name].own])
+        if not bests:
+            return None
+        which = ", ".join(dict.fromkeys(names))
+        gains = [spread(np.subtract(ours[name], bests).tolist()) for name in own]
+        behind = spread(np.subtract(ours[own[-1]], parents).tolist())
+        return f"{spread(bests)} ({which})", [spread(ours[name]) for name in own], gains, behind
+
+    def figures(self, results: Results) -> dict[str, "Figure"]:
+        """Draw accuracies against proportions where they are measured, else bars."""
+        done = [each for each in self.families if results.of(each.name, PARENTS, self.seeds)]
+        if not done:
+            return {}
+        if self.points:
+            return {"proportions": plot_proportions(self, [each.name for each in done], results)}
+        return {"one_shot": plot_bars(self, [each.name for each in done], results)}

@@ -1,0 +1,157 @@
+"""Every table at every scale."""
+
+import dataclasses
+from collections.abc import Callable
+from types import MappingProxyType
+
+from jaxfuse.experiments.cells import Table
+from jaxfuse.experiments.families import Scale, cifar_family, mnist_family
+from jaxfuse.experiments.fusion import FusionTable
+from jaxfuse.experiments.similarity import SimilarityTable
+from jaxfuse.experiments.timing import TimeTable
+from jaxfuse.experiments.widths import WidthsTable
+from jaxfuse.training import TrainingConfig
+
+_RIVALS = ("plain", "ot_weights", "ot_activations", "git_rebasin", "gamf", "gamf_code")
+_OURS = ("jaxfuse", "jaxfuse_images")
+_SPLITS = ("homogeneous", "personalised")
+_OPEN = (
+    "activations",
+    "activations_first",
+    "universe",
+    "by_class",
+    "cca",
+    "zip_it",
+    "partial_zip",
+    "partial",
+)
+
+
+def mnist(scale: Scale) -> FusionTable:
+    """GAMF's figure 3, by OTFusion's protocol."""
+    families = [
+        mnist_family(scale, model, split) for model in ("mlp", "lenet") for split in _SPLITS
+    ]
+    return FusionTable(
+        title="Two networks on MNIST",
+        published="mnist",
+        families=tuple(families),
+        methods=(*_rivals(scale), *_OURS),
+        points=11,
+        **_sizes(scale),
+    )
+
+
+def lenet(scale: Scale) -> FusionTable:
+    """GAMF's table 1."""
+    return _cifar(scale, "lenet")
+
+
+def vgg11(scale: Scale) -> FusionTable:
+    """GAMF's table 2."""
+    return _cifar(scale, "vgg11")
+
+
+def similarity(scale: Scale) -> SimilarityTable:
+    """GAMF's figure 4."""
+    return SimilarityTable(
+        title="First- against second-order similarity",
+        families=(
+            mnist_family(scale, "mlp", "homogeneous"),
+            mnist_family(scale, "lenet", "homogeneous"),
+        ),
+        seeds=_seeds(scale),
+        draws=2 if scale == "ci" else 8,
+    )
+
+
+def time(scale: Scale) -> TimeTable:
+    """The question of GAMF's table 4."""
+    return TimeTable(
+        title="Time against accuracy",
+        families=(
+            mnist_family(scale, "mlp", "homogeneous"),
+            mnist_family(scale, "lenet", "homogeneous"),
+        ),
+        methods=(*_rivals(scale)[1:], *_OURS),
+        **_sizes(scale),
+    )
+
+
+def widths(scale: Scale) -> WidthsTable:
+    """OTFusion's teacher and student, and its skill transfer."""
+    families = []
+    for split in _SPLITS:
+        family = mnist_family(scale, "mlp", split)
+        wide = family.widths[0]
+        assert not isinstance(wide, str)
+        for name, both in (
+            ("narrow and wide into narrow", (wide / 2, wide)),
+            ("wide and narrow into wide", (wide, wide / 2)),
+        ):
+            families.append(dataclasses.replace(family, name=f"{name}, {split}", widths=both))
+    return WidthsTable(title="Different widths", families=tuple(families), **_sizes(scale))
+
+
+def het4(scale: Scale) -> FusionTable:
+    """Four heterogeneous networks, where every published method fails."""
+    return FusionTable(
+        title="Four heterogeneous networks",
+        published="het4",
+        families=(cifar_family(scale, "lenet", "dirichlet", 4),),
+        methods=(*_rivals(scale), *_OURS, *_OPEN),
+        finetuning=_finetuning(scale),
+        finetuned=("plain", "git_rebasin", "gamf", *_OURS),
+        pseudo_labels=TrainingConfig(epochs=20, batch_size=64, learning_rate=0.01),
+        **_sizes(scale, convolutions=True),
+    )
+
+
+def _cifar(scale: Scale, model: str) -> FusionTable:
+    rows = [("homogeneous", 2), ("dirichlet", 2), ("homogeneous", 4), ("dirichlet", 4)]
+    return FusionTable(
+        title=f"{'LeNet' if model == 'lenet' else 'VGG11'} on CIFAR-10",
+        published=model,
+        families=tuple(cifar_family(scale, model, split, count) for split, count in rows),
+        methods=(*_rivals(scale), *_OURS),
+        finetuning=_finetuning(scale),
+        finetuned=("plain", "ot_activations", "git_rebasin", "gamf", *_OURS),
+        **_sizes(scale, convolutions=True),
+    )
+
+
+def _rivals(scale: Scale) -> tuple[str, ...]:
+    # In CI one GAMF is enough: most of the time goes to compilation.
+    return _RIVALS[:-1] if scale == "ci" else _RIVALS
+
+
+def _finetuning(scale: Scale) -> TrainingConfig:
+    # GAMF and OTFusion do not state theirs.
+    epochs = {"ci": 2, "cpu": 1, "full": 30}[scale]
+    decay = 0.0 if scale == "ci" else 5e-4
+    return TrainingConfig(epochs=epochs, learning_rate=0.01, weight_decay=decay)
+
+
+def _sizes(scale: Scale, convolutions: bool = False) -> dict:
+    if scale == "ci":
+        return {"seeds": _seeds(scale), "images": 400, "noise": 500}
+    # One sample is as many rows of a convolution's regression as there are pixels.
+    return {"seeds": _seeds(scale), "images": 1000, "noise": 1000 if convolutions else 4000}
+
+
+def _seeds(scale: Scale) -> tuple[int, ...]:
+    return (0,) if scale == "ci" else (0, 1, 2)
+
+
+TABLES: MappingProxyType[str, Callable[[Scale], Table]] = MappingProxyType(
+    {
+        "mnist": mnist,
+        "lenet": lenet,
+        "vgg11": vgg11,
+        "similarity": similarity,
+        "time": time,
+        "widths": widths,
+        "het4": het4,
+    }
+)
+"""By name: from the scale to the table."""
