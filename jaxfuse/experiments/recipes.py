@@ -179,24 +179,20 @@ def fuse_parents(recipe: Recipe, parents: Parents, *, images: int, noise: int) -
             return call(weights, alignment, repair=repair, inputs=inputs)
         except ValueError:
             # Maps may leave units that not all networks have, which no repair takes.
-            maps = alignment.maps if isinstance(alignment, Alignment | Alignments) else None
-            if maps is None or repair is None:
+            if alignment.maps is None or repair is None:
                 raise
             return None
 
-    if isinstance(alignment, list):
-        return Fused(make, 0.0, "not aligned")
     return Fused(make, float(alignment.seconds), Status(int(alignment.status)).name)
 
 
-def align(
-    recipe: Recipe, parents: Parents, images: jax.Array
-) -> Alignment | Alignments | list[Alignment]:
+def align(recipe: Recipe, parents: Parents, images: jax.Array) -> Alignment | Alignments:
     """Align the networks as a recipe says."""
     params, symmetries = parents.params, parents.symmetries
     if recipe.method is None:
-        nothing = jnp.zeros(())
-        return [Alignment(tree, {}, nothing, nothing, nothing) for tree in params[1:]]
+        zero = jnp.float32(0)
+        status = jnp.int32(Status.ALREADY_ALIGNED)
+        return Alignments(params, {}, zero, status, zero[None], 0.0, None)
     one_width = len({symmetry.sizes for symmetry in symmetries}) == 1
     options: dict[str, Any] = {
         "symmetry": symmetries[0] if one_width else symmetries,
@@ -211,8 +207,8 @@ def align(
 
 
 def _share_by_class(
-    parents: Parents, params: list[PyTree], alignment: Any
-) -> tuple[list[PyTree], Any]:
+    parents: Parents, params: list[PyTree], alignment: Alignment | Alignments
+) -> tuple[list[PyTree], Alignment | Alignments]:
     """Scale the logits of every parent by its share of the examples of their class, times K."""
     classes = int(parents.labels.max()) + 1
     counts = np.stack(

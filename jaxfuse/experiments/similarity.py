@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _RESAMPLES = 2000
+_FEWEST = 5  # points of a seed that a correlation is taken of
 ORDERS = {"linear": "first order (linear)", "gaussian": "second order (Gaussian)"}
 
 
@@ -133,6 +134,8 @@ class SimilarityTable:
                 axis=1,
             )
             both = both[:, both[2] <= largest]
+            if both.shape[1] < _FEWEST:
+                continue
             # Networks of different seeds have objectives of different sizes: ranks are comparable.
             ranks = [stats.rankdata(line) / both.shape[1] for line in both[:2]]
             similarity.append(ranks[0])
