@@ -56,6 +56,7 @@ class Recipe:
             repair that measures best (`benchmarks/results/matchers.md`) for jaxfuse.
         by_class: whether each class's logit is shared out by how many examples of the class the
             parents have seen, instead of equally.
+        wider: whether the result is wider than a parent, and so no compact ensemble.
     """
 
     label: str
@@ -67,6 +68,7 @@ class Recipe:
     ours: bool = False
     own: Variant = "average"
     by_class: bool = False
+    wider: bool = False
 
 
 _MANY = METHODS["annealed_merge_many"].method
@@ -118,9 +120,11 @@ RECIPES: MappingProxyType[str, Recipe] = MappingProxyType(
         "cca": Recipe("CCA-Merge", CCAMerge(), images=True),
         "zip_it": Recipe("ZipIt", ZipIt(), images=True),
         "partial_zip": Recipe(
-            "ZipIt, first half (wider: several heads)", ZipIt(until=0.5), images=True
+            "ZipIt, first half (wider)", ZipIt(until=0.5), images=True, wider=True
         ),
-        "partial": Recipe("PLeaS (wider: 0.2 of units apart)", PartialMatching(), images=True),
+        "partial": Recipe(
+            "PLeaS, 0.2 of units apart (wider)", PartialMatching(), images=True, wider=True
+        ),
         "pfnm": Recipe("PFNM", PFNM()),
     }
 )

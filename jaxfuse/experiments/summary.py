@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 
-def spread(values: Iterable[float | None], *, factor: float = 100.0, digits: int = 2) -> str:
+def spread(values: Iterable[Any], *, factor: float = 100.0, digits: int = 2) -> str:
     """Write the mean and the sample standard deviation over seeds; percent by default.
 
     Examples:
