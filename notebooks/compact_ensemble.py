@@ -18,11 +18,12 @@
 #
 # Two networks that vote are better than one, and cost twice as much. GAMF (Liu et al., ICML 2022)
 # and OTFusion (Singh and Jaggi, NeurIPS 2020) ask for one network of the same size that is as good.
-# Their first experiment is two networks on MNIST, mixed in every proportion, first with parents that
-# saw the same data, then with one that alone knows a class.
+# Their first experiment is two networks on MNIST, mixed in every proportion, first with parents
+# that saw the same data, then with one that alone knows a class.
 #
 # Here is that experiment on scikit-learn's digits, so that it runs in a minute on two CPU cores.
-# `jaxfuse experiment compact-ensemble --table mnist --scale cpu` runs it on MNIST, with three seeds.
+# `jaxfuse experiment compact-ensemble --table mnist --scale cpu` runs it on MNIST, with three
+# seeds.
 
 # %%
 import jax
@@ -99,9 +100,9 @@ for split, pair in parents.items():
 # ## Align
 #
 # Every competitor puts the units of B in the order of those of A. OTFusion transports them layer by
-# layer, Git Re-Basin ascends the sum of products of matched weights, GAMF cools soft matchings under
-# a Gaussian affinity, and jaxfuse's default runs Frank-Wolfe, and graduated assignment where that is
-# clearly better.
+# layer, Git Re-Basin ascends the sum of products of matched weights, GAMF cools soft matchings
+# under a Gaussian affinity, and jaxfuse's default runs Frank-Wolfe, and graduated assignment where
+# that is clearly better.
 
 # %%
 symmetry = jaxfuse.infer_symmetry(apply_fn, parents["homogeneous"][0], test_images[:2])
@@ -177,9 +178,9 @@ plt.show()
 # %% [markdown]
 # ## Accuracy in every proportion
 #
-# GAMF's figure 3. The published methods stop at the average of the aligned networks. jaxfuse repairs
-# it: every layer is fitted to what the same layer of the aligned parents computes, on noise shaped
-# by the first layers (no data), or on 400 unlabelled images.
+# GAMF's figure 3. The published methods stop at the average of the aligned networks. jaxfuse
+# repairs it: every layer is fitted to what the same layer of the aligned parents computes, on noise
+# shaped by the first layers (no data), or on 400 unlabelled images.
 
 # %%
 ts = np.linspace(0, 1, 11)
@@ -199,9 +200,7 @@ curves = {}
 for split, pair in parents.items():
     curves[split] = {
         "plain average": [accuracy(jaxfuse.interpolate(*pair, float(t))) for t in ts],
-        **{
-            name: curve(split, name, repair=None) for name in ("OTFusion", "Git Re-Basin", "GAMF")
-        },
+        **{name: curve(split, name, repair=None) for name in ("OTFusion", "Git Re-Basin", "GAMF")},
         "jaxfuse, no data": curve(split, "jaxfuse", inputs=noise, repair="least_squares"),
         "jaxfuse, images": curve(split, "jaxfuse", inputs=unlabelled, repair="least_squares"),
         "prediction ensemble": [ensemble_accuracy(pair, t) for t in ts],
@@ -230,8 +229,8 @@ for name in at_half["homogeneous"]:
 # %% [markdown]
 # ## Which similarity tells?
 #
-# GAMF's figure 4: shuffle a part of a matching, and compare what it is worth with its similarity, of
-# first order (products of matched weights) and of second order (a Gaussian of their distances).
+# GAMF's figure 4: shuffle a part of a matching, and compare what it is worth with its similarity,
+# of first order (products of matched weights) and of second order (a Gaussian of their distances).
 
 
 # %%
@@ -245,8 +244,7 @@ def shuffled(order, share, generator):
 found = alignments["homogeneous"]["jaxfuse"].permutations
 similarities = {"first order": jaxfuse.Linear(), "second order": jaxfuse.Gaussian()}
 problems = {
-    name: jaxfuse.build_problem(a, b, symmetry, affinity)
-    for name, affinity in similarities.items()
+    name: jaxfuse.build_problem(a, b, symmetry, affinity) for name, affinity in similarities.items()
 }
 generator = np.random.default_rng(0)
 points = []
@@ -263,6 +261,7 @@ for index, (panel, name) in enumerate(zip(panels, problems, strict=True)):
     panel.scatter(points[:, index], 100 * points[:, 2], color="#0072B2", s=16)
     panel.set_title(f"Spearman correlation {correlations[name]:.2f}", loc="left", fontsize=9)
     panel.set(xlabel=f"similarity, {name}")
+    panel.locator_params(axis="x", nbins=5)
 panels[0].set(ylabel="accuracy of the average, %")
 plt.show()
 
