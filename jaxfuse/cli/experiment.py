@@ -20,7 +20,9 @@ from jaxfuse.data.cache import default_cache_dir
 from jaxfuse.experiments import SCALES, TABLES, Nursery, renew, report, resume, run
 
 if TYPE_CHECKING:
-    TableName = Scale = str
+    from jaxfuse.experiments import Scale
+
+    TableName = str
 else:  # the command line takes the choices from the tables
     TableName = Literal[tuple(TABLES)]
     Scale = Literal[SCALES]
@@ -62,7 +64,7 @@ class Experiment:
 
     def run(self, console: Console) -> None:
         """Run what is missing, and write the table."""
-        table: Any = TABLES[self.table](self.scale)  # type: ignore[arg-type]
+        table: Any = TABLES[self.table](self.scale)
         if self.seeds:
             if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
                 raise ValueError(

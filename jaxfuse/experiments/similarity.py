@@ -196,17 +196,24 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, resamples: int = _RESAMPLES) 
         >>> found.value, found.low
         (1.0, 1.0)
     """
-    value = _spearman(x, y)
-    drawn = np.random.default_rng(0).integers(len(x), size=(resamples, len(x)))
-    several = [_spearman(x[rows], y[rows]) for rows in drawn]
-    low, high = np.nanpercentile(several, [2.5, 97.5])
-    return Correlation(value, float(low), float(high))
+    found = stats.bootstrap(
+        (x, y),
+        _spearman,
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=resamples,
+        random_state=np.random.default_rng(0),
+    )
+    low, high = found.confidence_interval
+    return Correlation(_spearman(x, y), float(low), float(high))
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(round(stats.spearmanr(x, y).statistic, 12))
+    found: Any = stats.spearmanr(x, y)
+    return float(round(found.statistic, 12))
 
 
 def _perturb(order: np.ndarray, share: float, generator: np.random.Generator) -> jax.Array:

@@ -20,7 +20,7 @@ def spread(values: Iterable[Any], *, factor: float = 100.0, digits: int = 2) -> 
     return mean if len(known) == 1 else f"{mean} ± {np.std(known, ddof=1):.{digits}f}"
 
 
-def column(values: Sequence[Any], name: str) -> list[float | None]:
+def column(values: Sequence[Any], name: str) -> list[Any]:
     """Return one entry of the values of all seeds."""
     return [each.get(name) for each in values]
 

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from jaxfuse.experiments.cells import Table
 from jaxfuse.experiments.families import Scale, cifar_family, mnist_family
+from jaxfuse.experiments.family import Split
 from jaxfuse.experiments.fusion import FusionTable
 from jaxfuse.experiments.similarity import SimilarityTable
 from jaxfuse.experiments.timing import TimeTable
@@ -14,7 +15,7 @@ from jaxfuse.training import TrainingConfig
 
 _RIVALS = ("plain", "ot_weights", "ot_activations", "git_rebasin", "gamf", "gamf_code")
 _OURS = ("jaxfuse", "jaxfuse_images")
-_SPLITS = ("homogeneous", "personalised")
+_SPLITS: tuple[Split, ...] = ("homogeneous", "personalised")
 _OPEN = (
     "activations",
     "activations_first",
@@ -108,7 +109,12 @@ def het4(scale: Scale) -> FusionTable:
 
 
 def _cifar(scale: Scale, model: str) -> FusionTable:
-    rows = [("homogeneous", 2), ("dirichlet", 2), ("homogeneous", 4), ("dirichlet", 4)]
+    rows: list[tuple[Split, int]] = [
+        ("homogeneous", 2),
+        ("dirichlet", 2),
+        ("homogeneous", 4),
+        ("dirichlet", 4),
+    ]
     return FusionTable(
         title=f"{'LeNet' if model == 'lenet' else 'VGG11'} on CIFAR-10",
         published=model,
