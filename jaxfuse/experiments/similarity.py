@@ -196,6 +196,8 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, resamples: int = _RESAMPLES) 
         >>> found.value, found.low
         (1.0, 1.0)
     """
+    # The name of this argument changed in SciPy 1.15, which takes the old one too.
+    seeded: dict[str, Any] = {"random_state": np.random.default_rng(0)}
     found = stats.bootstrap(
         (x, y),
         _spearman,
@@ -203,7 +205,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, resamples: int = _RESAMPLES) 
         vectorized=False,
         method="percentile",
         n_resamples=resamples,
-        random_state=np.random.default_rng(0),
+        **seeded,
     )
     low, high = found.confidence_interval
     return Correlation(_spearman(x, y), float(low), float(high))

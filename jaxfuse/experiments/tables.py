@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from jaxfuse.experiments.cells import Table
 from jaxfuse.experiments.families import Scale, cifar_family, mnist_family
-from jaxfuse.experiments.family import Split
+from jaxfuse.experiments.family import Family, Split
 from jaxfuse.experiments.fusion import FusionTable
 from jaxfuse.experiments.similarity import SimilarityTable
 from jaxfuse.experiments.timing import TimeTable
@@ -26,6 +26,8 @@ _OPEN = (
     "partial_zip",
     "partial",
 )
+
+_OPEN_IN_CI = ("activations", "by_class", "zip_it")
 
 
 def mnist(scale: Scale) -> FusionTable:
@@ -57,10 +59,7 @@ def similarity(scale: Scale) -> SimilarityTable:
     """GAMF's figure 4."""
     return SimilarityTable(
         title="First- against second-order similarity",
-        families=(
-            mnist_family(scale, "mlp", "homogeneous"),
-            mnist_family(scale, "lenet", "homogeneous"),
-        ),
+        families=_homogeneous(scale),
         seeds=_seeds(scale),
         draws=2 if scale == "ci" else 8,
     )
@@ -70,10 +69,7 @@ def time(scale: Scale) -> TimeTable:
     """The question of GAMF's table 4."""
     return TimeTable(
         title="Time against accuracy",
-        families=(
-            mnist_family(scale, "mlp", "homogeneous"),
-            mnist_family(scale, "lenet", "homogeneous"),
-        ),
+        families=_homogeneous(scale),
         methods=(*_rivals(scale)[1:], *_OURS),
         **_sizes(scale),
     )
@@ -100,12 +96,17 @@ def het4(scale: Scale) -> FusionTable:
         title="Four heterogeneous networks",
         published="het4",
         families=(cifar_family(scale, "lenet", "dirichlet", 4),),
-        methods=(*_rivals(scale), *_OURS, *_OPEN),
+        methods=(*_rivals(scale), *_OURS, *(_OPEN_IN_CI if scale == "ci" else _OPEN)),
         finetuning=_finetuning(scale),
         finetuned=("plain", "git_rebasin", "gamf", *_OURS),
         pseudo_labels=TrainingConfig(epochs=20, batch_size=64, learning_rate=0.01),
         **_sizes(scale, convolutions=True),
     )
+
+
+def _homogeneous(scale: Scale) -> tuple[Family, ...]:
+    models = ("mlp",) if scale == "ci" else ("mlp", "lenet")
+    return tuple(mnist_family(scale, model, "homogeneous") for model in models)
 
 
 def _cifar(scale: Scale, model: str) -> FusionTable:
@@ -118,7 +119,9 @@ def _cifar(scale: Scale, model: str) -> FusionTable:
     return FusionTable(
         title=f"{'LeNet' if model == 'lenet' else 'VGG11'} on CIFAR-10",
         published=model,
-        families=tuple(cifar_family(scale, model, split, count) for split, count in rows),
+        families=tuple(
+            cifar_family(scale, model, split, count) for count in counts for split in splits
+        ),
         methods=(*_rivals(scale), *_OURS),
         finetuning=_finetuning(scale),
         finetuned=("plain", "ot_activations", "git_rebasin", "gamf", *_OURS),
@@ -127,7 +130,7 @@ def _cifar(scale: Scale, model: str) -> FusionTable:
 
 
 def _rivals(scale: Scale) -> tuple[str, ...]:
-    # In CI one GAMF is enough: most of the time goes to compilation.
+    # In CI, where most of the time goes to compilation, one GAMF is enough.
     return _RIVALS[:-1] if scale == "ci" else _RIVALS
 
 
