@@ -32,9 +32,8 @@ _OPEN_IN_CI = ("activations", "by_class", "zip_it")
 
 def mnist(scale: Scale) -> FusionTable:
     """GAMF's figure 3, by OTFusion's protocol."""
-    families = [
-        mnist_family(scale, model, split) for model in ("mlp", "lenet") for split in _SPLITS
-    ]
+    models = ("mlp",) if scale == "ci" else ("mlp", "lenet")
+    families = [mnist_family(scale, model, split) for model in models for split in _SPLITS]
     return FusionTable(
         title="Two networks on MNIST",
         published="mnist",
@@ -110,12 +109,8 @@ def _homogeneous(scale: Scale) -> tuple[Family, ...]:
 
 
 def _cifar(scale: Scale, model: str) -> FusionTable:
-    rows: list[tuple[Split, int]] = [
-        ("homogeneous", 2),
-        ("dirichlet", 2),
-        ("homogeneous", 4),
-        ("dirichlet", 4),
-    ]
+    counts = (2,) if scale == "ci" else (2, 4)
+    splits: tuple[Split, ...] = ("homogeneous", "dirichlet")
     return FusionTable(
         title=f"{'LeNet' if model == 'lenet' else 'VGG11'} on CIFAR-10",
         published=model,
