@@ -35,7 +35,7 @@ def mnist(scale: Scale) -> FusionTable:
     models = ("mlp",) if scale == "ci" else ("mlp", "lenet")
     families = [mnist_family(scale, model, split) for model in models for split in _SPLITS]
     return FusionTable(
-        title="Two networks on MNIST",
+        title=f"Two networks on {_data(scale, 'MNIST')}",
         published="mnist",
         families=tuple(families),
         methods=(*_rivals(scale), *_OURS),
@@ -103,6 +103,10 @@ def het4(scale: Scale) -> FusionTable:
     )
 
 
+def _data(scale: Scale, name: str) -> str:
+    return "the digits" if scale == "ci" else name
+
+
 def _homogeneous(scale: Scale) -> tuple[Family, ...]:
     models = ("mlp",) if scale == "ci" else ("mlp", "lenet")
     return tuple(mnist_family(scale, model, "homogeneous") for model in models)
@@ -111,8 +115,10 @@ def _homogeneous(scale: Scale) -> tuple[Family, ...]:
 def _cifar(scale: Scale, model: str) -> FusionTable:
     counts = (2,) if scale == "ci" else (2, 4)
     splits: tuple[Split, ...] = ("homogeneous", "dirichlet")
+    if (scale, model) == ("ci", "vgg11"):
+        splits = splits[:1]
     return FusionTable(
-        title=f"{'LeNet' if model == 'lenet' else 'VGG11'} on CIFAR-10",
+        title=f"{'LeNet' if model == 'lenet' else 'VGG11'} on {_data(scale, 'CIFAR-10')}",
         published=model,
         families=tuple(
             cifar_family(scale, model, split, count) for count in counts for split in splits
