@@ -42,7 +42,7 @@ class Table(Protocol):
         ...
 
     def cells(self) -> list[Cell]:
-        """List what is to be measured, seed after seed."""
+        """List what is to be measured, in order."""
         ...
 
     def measure(self, cell: Cell, nursery: Nursery) -> Values:
@@ -167,8 +167,8 @@ def run(
 
 
 def grid(rows: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """List all combinations, the parents of one row and seed together."""
-    return [Cell(row, method, seed) for seed in seeds for row in rows for method in methods]
+    """List all combinations, row by row, so that what is cut short has whole rows."""
+    return [Cell(row, method, seed) for row in rows for seed in seeds for method in methods]
 
 
 def _config(table: Any) -> dict[str, Any]:

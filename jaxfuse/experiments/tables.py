@@ -139,7 +139,12 @@ def _finetuning(scale: Scale) -> TrainingConfig:
     # GAMF and OTFusion do not state theirs.
     epochs = {"ci": 2, "cpu": 1, "full": 30}[scale]
     decay = 0.0 if scale == "ci" else 5e-4
-    return TrainingConfig(epochs=epochs, learning_rate=0.01, weight_decay=decay)
+    return TrainingConfig(
+        epochs=epochs,
+        batch_size=64 if scale == "ci" else 128,
+        learning_rate=0.01,
+        weight_decay=decay,
+    )
 
 
 def _sizes(scale: Scale, convolutions: bool = False) -> dict:
