@@ -1,6 +1,5 @@
 """Tables of K networks fused into one: every competitor, one shot and after finetuning."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +9,7 @@ from jaxfuse.experiments.cells import Cell, Results, Values, grid
 from jaxfuse.experiments.family import Family, Nursery, Parents, finetune
 from jaxfuse.experiments.plots import plot_bars, plot_proportions
 from jaxfuse.experiments.published import published_lines
-from jaxfuse.experiments.recipes import RECIPES, VARIANTS, Recipe, Variant, fuse_parents
+from jaxfuse.experiments.recipes import RECIPES, VARIANTS, Recipe, fuse_parents
 from jaxfuse.experiments.scores import accuracy, ensemble_accuracy, probabilities
 from jaxfuse.experiments.summary import column, markdown_table, spread
 from jaxfuse.training import TrainingConfig
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARENTS, ENSEMBLE = "parents", "ensemble"
-# What others do with an average: nothing, or REPAIR.
-_PUBLISHED: tuple[Variant, ...] = ("average", "repaired")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +134,10 @@ class FusionTable:
             parts += [f"### {family.name}", *self._family(family, results)]
         parts += [
             "### One shot: ours, and the best of the others",
-            "The best of the others, bare or after REPAIR, is chosen seed by seed on the "
-            "evaluation images, to their advantage; ours are the two recipes in bold.",
+            "Without images: the best bare average of a method that sees none, against ours fitted "
+            "on noise. With images: the best of all methods, bare or after REPAIR, against ours "
+            "fitted on images. The best is chosen seed by seed on the evaluation images, to the "
+            "advantage of the others.",
             self._verdict(results),
         ]
         parts += published_lines(self.published)
@@ -151,8 +150,8 @@ class FusionTable:
         text = (
             f"Scale `{results.scale}`: {family.dataset}, trained on `{family.train_split}` and "
             f"evaluated on `{family.test_split}`; width {', '.join(widths)} of the published; "
-            f"{training.epochs} epochs for {family.model}; {len(self.seeds)} seeds, mean ± sample "
-            "standard deviation, in percent. Dirichlet(0.5) and special/general splits are drawn "
+            f"{training.epochs} epochs for {family.model}; mean ± sample standard deviation over "
+            "seeds, in percent. Dirichlet(0.5) and special/general splits are drawn "
             f"with every seed. {self.images} unlabelled training images, {self.noise} samples of "
             "noise. Bold: the recipe's own result."
         )
@@ -175,8 +174,8 @@ class FusionTable:
         ]
         best = spread([max(values["accuracy"]) for values in parents])
         lines = [
-            f"Parents {', '.join(each)}; best parent {best}; prediction ensemble "
-            f"{spread(column(ensemble, 'accuracy'))}."
+            f"{len(parents)} seed(s). Parents {', '.join(each)}; best parent {best}; prediction "
+            f"ensemble {spread(column(ensemble, 'accuracy'))}."
         ]
         if self.finetuning is not None:
             best = spread([max(values["finetuned"]) for values in parents])
@@ -208,49 +207,52 @@ class FusionTable:
         return [*lines, markdown_table(head, rows)]
 
     def _verdict(self, results: Results) -> str:
-        """Compare ours with the best of the others, seed by seed."""
-        own = [name for name in ("jaxfuse", "jaxfuse_images") if name in self.methods]
-        labels = [RECIPES[name].label for name in own]
-        head = ["parents", "best of the others", *labels]
-        head += [f"{label}, less best" for label in labels] + [f"{labels[-1]}, less parents' mean"]
+        """Compare ours with the best of the others that see as much, seed by seed."""
         rows = []
         for family in self.families:
-            found = [self._pair(family.name, own, seed, results) for seed in self.seeds]
-            known = [pair for pair in found if pair is not None]
-            if not known:
-                continue
-            which = ", ".join(dict.fromkeys(pair.name for pair in known))
-            best, parents, ours = (
-                np.array([getattr(pair, what) for pair in known])
-                for what in ("best", "parents", "ours")
-            )
-            rows.append(
-                [
-                    family.name,
-                    f"{spread(best)} ({which})",
-                    *(spread(each) for each in ours.T),
-                    *(spread(each - best) for each in ours.T),
-                    spread(ours[:, -1] - parents),
-                ]
-            )
-        return markdown_table(head, rows)
+            for own, images in (("jaxfuse", False), ("jaxfuse_images", True)):
+                found = [self._pair(family.name, own, images, seed, results) for seed in self.seeds]
+                known = [pair for pair in found if pair is not None]
+                if not known:
+                    continue
+                which = ", ".join(dict.fromkeys(pair.name for pair in known))
+                best, ours, parents = (
+                    np.array([getattr(pair, what) for pair in known])
+                    for what in ("best", "ours", "parents")
+                )
+                rows.append(
+                    [
+                        family.name,
+                        "yes" if images else "no",
+                        which,
+                        *map(spread, (best, ours, ours - best, ours - parents)),
+                        str(len(known)),
+                    ]
+                )
+        head = ["parents", "images", "best of the others", "its accuracy", "jaxfuse"]
+        head += ["jaxfuse, less it", "jaxfuse, less parents' mean", "seeds"]
+        return markdown_table(head, rows, words=3)
 
-    def _pair(self, row: str, own: Sequence[str], seed: int, results: Results) -> "_Pair | None":
+    def _pair(
+        self, row: str, own: str, images: bool, seed: int, results: Results
+    ) -> "_Pair | None":
         """Return what one seed says of one row, or None where something is not measured yet."""
         values = {name: results.of(row, name, (seed,)) for name in (PARENTS, *self.methods)}
-        if not all(values.values()):
+        if own not in self.methods or not all(values.values()):
             return None
-        rivals = {
-            name: max(values[name][0][each] for each in _PUBLISHED if each in values[name][0])
-            for name in self.methods
-            if not (RECIPES[name].ours or RECIPES[name].wider)
-        }
+        rivals = {}
+        for name in self.methods:
+            recipe, scored = RECIPES[name], values[name][0]
+            if recipe.ours or recipe.wider or (recipe.images and not images):
+                continue
+            known = [scored["average"], scored.get("repaired") if images else None]
+            rivals[name] = max(value for value in known if value is not None)
         best = max(rivals, key=lambda name: rivals[name])
         return _Pair(
             RECIPES[best].label,
             rivals[best],
+            values[own][0][RECIPES[own].own],
             float(np.mean(values[PARENTS][0]["accuracy"])),
-            [values[name][0][RECIPES[name].own] for name in own],
         )
 
     def figures(self, results: Results) -> dict[str, "Figure"]:
@@ -264,9 +266,9 @@ class FusionTable:
 
 
 class _Pair(NamedTuple):
-    """The best of the others, the parents' mean, and ours, of one seed."""
+    """The best of the others, ours, and the parents' mean, of one seed."""
 
     name: str
     best: float
+    ours: float
     parents: float
-    ours: list[float]

@@ -27,7 +27,15 @@ _OPEN = (
     "partial",
 )
 
-_OPEN_IN_CI = ("activations", "by_class", "zip_it")
+_HET4_IN_CI = (
+    "plain",
+    "ot_activations",
+    "git_rebasin",
+    *_OURS,
+    "activations",
+    "by_class",
+    "zip_it",
+)
 
 
 def mnist(scale: Scale) -> FusionTable:
@@ -95,9 +103,9 @@ def het4(scale: Scale) -> FusionTable:
         title="Four heterogeneous networks",
         published="het4",
         families=(cifar_family(scale, "lenet", "dirichlet", 4),),
-        methods=(*_rivals(scale), *_OURS, *(_OPEN_IN_CI if scale == "ci" else _OPEN)),
+        methods=_HET4_IN_CI if scale == "ci" else (*_RIVALS, *_OURS, *_OPEN),
         finetuning=_finetuning(scale),
-        finetuned=("plain", "git_rebasin", "gamf", *_OURS),
+        finetuned=("plain", "git_rebasin", "gamf", *_OURS, "by_class"),
         pseudo_labels=TrainingConfig(epochs=20, batch_size=64, learning_rate=0.01),
         **_sizes(scale, convolutions=True),
     )
