@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from jaxfuse.data.cache import default_cache_dir
-from jaxfuse.experiments import SCALES, TABLES, Nursery, renew, report, resume, run
+from jaxfuse.experiments import SCALES, TABLES, Nursery, Results, renew, report, resume, run
 
 if TYPE_CHECKING:
     from jaxfuse.experiments import Scale
@@ -83,24 +83,32 @@ class Experiment:
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}", style="dim"),
         )
-        with Progress(*columns, console=console, speed_estimate_period=_HOURS) as progress:
-            # Begun where the last run ended: those cells tell nothing of the time left.
-            done = sum(cell in results.cells for cell in table.cells())
-            name = f"{self.table}, {self.scale}"
-            task = progress.add_task(name, total=len(table.cells()), completed=done, text="")
+        try:
+            with Progress(*columns, console=console, speed_estimate_period=_HOURS) as progress:
+                # Begun where the last run ended: those cells tell nothing of the time left.
+                done = sum(cell in results.cells for cell in table.cells())
+                name = f"{self.table}, {self.scale}"
+                task = progress.add_task(name, total=len(table.cells()), completed=done, text="")
 
-            def tell_cell(name: str, done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total, text=name)
+                def tell_cell(name: str, done: int, total: int) -> None:
+                    progress.update(task, completed=done, total=total, text=name)
 
-            def tell_training(text: str, share: float) -> None:
-                progress.update(task, text=f"{text} {share:.0%}")
+                def tell_training(text: str, share: float) -> None:
+                    progress.update(task, text=f"{text} {share:.0%}")
 
-            nursery = Nursery(cache, self.data_dir, tell_training)
-            results = run(table, results, path, nursery, tell_cell)
+                nursery = Nursery(cache, self.data_dir, tell_training)
+                run(table, results, path, nursery, tell_cell)
+        finally:
+            # What was measured before an interruption makes a table too.
+            if results.cells:
+                self._report(table, results, folder, console)
+
+    def _report(self, table: Any, results: Results, folder: Path, console: Console) -> None:
+        """Write and print the table."""
         written = report(table, results, folder)
         text = written[0].read_text()
         if self.readme is not None:
             renew(self.readme, self.table, text)
         console.print(Markdown(text))
-        for file in (path, *written):
+        for file in (folder / "results.json", *written):
             console.print(f"Wrote {file}", soft_wrap=True)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from jaxfuse.experiments import TABLES
+from jaxfuse.experiments.recipes import fuse_parents
 from tests.cli.command import Command
 from tests.experiments.fakes import small
 
@@ -45,6 +46,25 @@ def test_a_run_its_files_and_the_next_run(call, tmp_path):
     assert [cell["seed"] for cell in cells] == [0] * (len(cells) // 2) + [1] * (len(cells) // 2)
 
 
+def test_an_interrupted_run_leaves_a_table(call, tmp_path, monkeypatch):
+    measured = []
+
+    def stop(*arguments, **options):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(arguments)
+        return fuse_parents(*arguments, **options)
+
+    monkeypatch.setattr("jaxfuse.experiments.widths.fuse_parents", stop)
+    words = ("--table", "widths", "-o", tmp_path, "--cache", tmp_path / "cache")
+    outcome = call(*COMMAND, *words)
+    assert outcome.status == 130
+    cells = json.loads((tmp_path / "results.json").read_text())["cells"]
+    assert [cell["method"] for cell in cells] == ["parents", "ot_weights"]
+    assert f"{100 * cells[1]['values']['average']:.2f}" in (tmp_path / "table.md").read_text()
+    assert "Not run." in (tmp_path / "table.md").read_text()
+
+
 def test_results_of_another_table_are_refused(call, tmp_path):
     words = ("--table", "time", "--cache", tmp_path / "cache", "-o", tmp_path)
     (tmp_path / "results.json").write_text("{}")
@@ -58,7 +78,8 @@ def test_bad_seeds_are_one_line(call, tmp_path, seeds):
     assert "--seeds are different numbers from 0 on" in outcome.one_line()
 
 
-def test_missing_data_are_one_line_naming_the_folder(call, tmp_path):
+def test_missing_data_are_one_line_naming_the_folder(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxfuse.cli.experiment.TABLES", TABLES)
     words = ("--scale", "cpu", "--data-dir", tmp_path / "none", "--cache", tmp_path / "cache")
     outcome = call(*COMMAND, "--table", "mnist", *words, "-o", tmp_path / "out")
     assert str(tmp_path / "none") in outcome.one_line().replace("\n", "")
