@@ -169,7 +169,9 @@ class SimilarityTable:
                         marker="os^v"[self.methods.index(cell.method) % 4],
                     )
                 panel.set(xlabel=f"similarity, {label}", ylabel="accuracy of the average, %")
-                panel.set_title(f"{family.name}; colours: seeds", loc="left", fontsize=9)
+                shapes = zip(("circles", "squares", "triangles"), self.methods, strict=False)
+                told = ", ".join(f"{shape}: {RECIPES[name].label}" for shape, name in shapes)
+                panel.set_title(f"{family.name}\ncolours: seeds, {told}", loc="left", fontsize=8)
                 panel.grid(alpha=0.3)
         return {"similarity": figure}
 
