@@ -144,16 +144,11 @@ class FusionTable:
         return "\n\n".join(parts) + "\n"
 
     def _about(self, results: Results) -> str:
-        family = self.families[0]
-        training = family.training
-        widths = sorted({str(width) for each in self.families for width in each.widths})
         text = (
-            f"Scale `{results.scale}`: {family.dataset}, trained on `{family.train_split}` and "
-            f"evaluated on `{family.test_split}`; width {', '.join(widths)} of the published; "
-            f"{training.epochs} epochs for {family.model}; mean ± sample standard deviation over "
-            "seeds, in percent. Dirichlet(0.5) and special/general splits are drawn "
-            f"with every seed. {self.images} unlabelled training images, {self.noise} samples of "
-            "noise. Bold: the recipe's own result."
+            f"Scale `{results.scale}`. Mean ± sample standard deviation over seeds, in percent. "
+            "Dirichlet(0.5) and special/general splits are drawn with every seed. "
+            f"{self.images} unlabelled training images, {self.noise} samples of noise. Bold: the "
+            "recipe's own result."
         )
         if self.finetuning is not None:
             text += (
@@ -168,14 +163,20 @@ class FusionTable:
         ensemble = results.of(family.name, ENSEMBLE, self.seeds)
         if not parents:
             return ["Not run."]
+        widths = ", ".join(dict.fromkeys(map(str, family.widths)))
+        about = (
+            f"{family.model} at width {widths} of the published, {family.dataset}: trained on "
+            f"`{family.train_split}` for {family.training.epochs} epochs, evaluated on "
+            f"`{family.test_split}`. "
+        )
         each = [
             spread([values["accuracy"][index] for values in parents])
             for index in range(family.members)
         ]
         best = spread([max(values["accuracy"]) for values in parents])
         lines = [
-            f"{len(parents)} seed(s). Parents {', '.join(each)}; best parent {best}; prediction "
-            f"ensemble {spread(column(ensemble, 'accuracy'))}."
+            f"{about}{len(parents)} seed(s). Parents {', '.join(each)}; best parent {best}; "
+            f"prediction ensemble {spread(column(ensemble, 'accuracy'))}."
         ]
         if self.finetuning is not None:
             best = spread([max(values["finetuned"]) for values in parents])

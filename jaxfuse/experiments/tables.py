@@ -99,15 +99,22 @@ def widths(scale: Scale) -> WidthsTable:
 
 def het4(scale: Scale) -> FusionTable:
     """Four heterogeneous networks, where every published method fails."""
+    scales: tuple[Scale, Scale] = ("ci", scale)
+    digits, own = (cifar_family(each, "lenet", "dirichlet", 4) for each in scales)
+    digits = dataclasses.replace(digits, name=f"{digits.name}, the digits")
+    if scale != "ci":
+        own = dataclasses.replace(own, name=f"{own.name}, CIFAR-10")
     return FusionTable(
         title="Four heterogeneous networks",
         published="het4",
-        families=(cifar_family(scale, "lenet", "dirichlet", 4),),
+        families=(digits,) if scale == "ci" else (digits, own),
         methods=_HET4_IN_CI if scale == "ci" else (*_RIVALS, *_OURS, *_OPEN),
-        finetuning=_finetuning(scale),
+        finetuning=_finetuning("full" if scale == "full" else "ci"),
         finetuned=("plain", "git_rebasin", "gamf", *_OURS, "by_class"),
         pseudo_labels=TrainingConfig(epochs=20, batch_size=64, learning_rate=0.01),
-        **_sizes(scale, convolutions=True),
+        seeds=_seeds(scale),
+        images=400,
+        noise=500,
     )
 
 
