@@ -101,8 +101,8 @@ def het4(scale: Scale) -> FusionTable:
     """Four heterogeneous networks, where every published method fails."""
     scales: tuple[Scale, Scale] = ("ci", scale)
     digits, own = (cifar_family(each, "lenet", "dirichlet", 4) for each in scales)
-    digits = dataclasses.replace(digits, name=f"{digits.name}, the digits")
     if scale != "ci":
+        digits = dataclasses.replace(digits, name=f"{digits.name}, the digits")
         own = dataclasses.replace(own, name=f"{own.name}, CIFAR-10")
     return FusionTable(
         title="Four heterogeneous networks",
