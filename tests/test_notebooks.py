@@ -24,6 +24,17 @@ print(json.dumps({
     "networks": {name: networks.tolist() for name, (networks, _) in runs.items()},
 }))
 """
+COMPACT_ENSEMBLE_FACTS = """
+import json
+print(json.dumps({
+    "at_half": at_half,
+    "barriers": {f"{split} {name}": value for (split, name), value in barriers.items()},
+    "diagonals": diagonals,
+    "correlations": correlations,
+    "curves": curves,
+    "parents": {split: [accuracy(params) for params in pair] for split, pair in parents.items()},
+}))
+"""
 
 
 def outputs(notebook):
@@ -105,3 +116,29 @@ def test_quickstart_runs_without_warnings_and_shows_what_it_says(tmp_path, monke
     assert training["with alignment"] > training["without alignment"] + 0.05
     assert min(min(networks) for networks in facts["networks"].values()) > 0.9
     assert training["with alignment"] > 0.9
+
+
+def test_compact_ensemble_runs_without_warnings_and_shows_what_it_says(tmp_path, monkeypatch):
+    notebook = jupytext.read(ROOT / "notebooks" / "compact_ensemble.py")
+    notebook.cells.append(nbformat.v4.new_code_cell(COMPACT_ENSEMBLE_FACTS))
+    execute(notebook, tmp_path, monkeypatch)
+    assert complaints(notebook) == []
+    pictures = [out for out in outputs(notebook) if "image/png" in out.get("data", {})]
+    assert len(pictures) == 4
+
+    facts = json.loads("".join(out.text for out in notebook.cells[-1].outputs))
+    ours = ("jaxfuse, no data", "jaxfuse, images")
+    others = ("plain average", "OTFusion", "Git Re-Basin", "GAMF")
+    for split, found in facts["at_half"].items():
+        assert max(found[name] for name in others) < min(found[name] for name in ours)
+        assert found["plain average"] < 0.85
+        assert facts["barriers"][f"{split} jaxfuse"] < facts["barriers"][f"{split} plain average"]
+        # A line from parent to parent, whatever is done in between.
+        ends = [facts["curves"][split]["plain average"][place] for place in (0, -1)]
+        assert ends == facts["parents"][split]
+    homogeneous = facts["at_half"]["homogeneous"]
+    assert homogeneous["jaxfuse, images"] > min(facts["parents"]["homogeneous"]) - 0.03
+
+    before, after = facts["diagonals"][:3], facts["diagonals"][3:]
+    assert all(late > early + 0.2 for early, late in zip(before, after, strict=True))
+    assert min(facts["correlations"].values()) > 0.5
