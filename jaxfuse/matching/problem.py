@@ -84,8 +84,9 @@ class Problem:
         def root(node: str) -> str:
             return root(parents[node]) if node in parents else node
 
-        members: dict[str, list[str]] = {node: [] for node in self.sizes if node not in parents}
-        for node in self.sizes:
+        order = self.order or ()
+        members: dict[str, list[str]] = {node: [] for node in order if node not in parents}
+        for node in order:
             members[root(node)].append(node)
         return tuple(tuple(nodes) for nodes in members.values())
 

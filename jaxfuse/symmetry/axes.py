@@ -89,7 +89,7 @@ class TensorAxes:
         """
         xp = np if isinstance(leaf, np.ndarray) else jnp
         for axis, runs in enumerate(self.index):
-            if runs is not None and len(runs) == 1:
+            if runs is not None and len(runs) == 1 and runs[0][2] > 0:
                 # A slice costs a compiled program less than a gather.
                 ((start, count, step),) = runs
                 within = slice(start, start + count * step, step)
