@@ -70,6 +70,7 @@ class Bundle:
         backend: Backend = "auto",
         parents: tuple[tuple[str, str], ...] = (),
         weights: Weights | None = None,
+        order: tuple[str, ...] | None = None,
     ) -> Problem:
         """Return the problem of matching another bundle to this one.
 
@@ -78,6 +79,7 @@ class Bundle:
             backend: who solves assignments.
             parents: pairs of a node and its parent.
             weights: of the features in the balanced problem.
+            order: the nodes from input to output.
         """
 
         def compare(units: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -94,7 +96,7 @@ class Bundle:
             jax.vmap(lambda mine, theirs: mine.block(mine.features, theirs.features))(*both)
             for both in zip(self.blocks, other.blocks, strict=True)
         )
-        return Problem(compare(self.units), blocks, self.links, backend, parents, balance)
+        return Problem(compare(self.units), blocks, self.links, backend, parents, balance, order)
 
     def norm(self) -> jax.Array:
         """Return the squared norm of all features."""

@@ -81,6 +81,7 @@ class ManyProblem:
         weights: what features weigh there; None for an affinity that weighs all tensors alike.
         backend: who solves assignments, as in `jaxfuse.hungarian`.
         parents: pairs of a node and its parent, for the nodes that have one.
+        order: the nodes from input to output, as in `jaxfuse.matching.Problem`.
     """
 
     units: dict[str, jax.Array]
@@ -91,6 +92,11 @@ class ManyProblem:
     weights: Weights | None = None
     backend: Backend = field(default="auto", metadata={"static": True})
     parents: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
+    order: tuple[str, ...] | None = field(default=None, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if self.order is None:
+            object.__setattr__(self, "order", tuple(self.units))
 
     @property
     def count(self) -> int:
@@ -205,7 +211,7 @@ class ManyProblem:
             for node, scores in self.pairs.items()
             for weights in (self.pair_weights.get(node),)
         }
-        two = reference.match(other, self.backend, self.parents, self.weights)
+        two = reference.match(other, self.backend, self.parents, self.weights, self.order)
         return two.plus(pick(self.pairs), pick(balanced))
 
     def noise(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
