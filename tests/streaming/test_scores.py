@@ -11,8 +11,8 @@ from jaxfuse.affinity import Linear
 from jaxfuse.affinity.terms import list_terms
 from jaxfuse.checkpoints import write
 from jaxfuse.checkpoints.source import open_source
+from jaxfuse.matching.build import build_problem
 from jaxfuse.matching.nodes import flatten
-from jaxfuse.matching.problem import build_problem
 from jaxfuse.streaming import pieces
 from jaxfuse.streaming.memory import Memory, Reader
 from jaxfuse.streaming.plan import MEGABYTE, Plan
