@@ -44,6 +44,7 @@ FRANK_WOLFE = "frank_wolfe"
 PLAIN = "graduated_assignment, plain"
 VARIANTS: dict[str, AnyMethod] = {
     "coordinate_ascent, random order": CoordinateAscent(order="random"),
+    "coordinate_ascent, known start": CoordinateAscent(start="known"),
     PLAIN: GraduatedAssignment(reaction=0, balanced=False, steps=30),
 }
 NORMALISED = ", normalised"  # the same methods on tensors that are divided by their spread

@@ -188,7 +188,7 @@ def _search(
     if not known_finite:
         told = dict.fromkeys((path for tree in networks.params for path in _weights(tree)), 0)
         for tensor in networks.symmetry.tensors if by_problem else ():
-            if any(tensor.groups) and not tensor.statistic:
+            if tensor.path in told and any(tensor.groups) and not tensor.statistic:
                 told[tensor.path] += math.prod(tensor.shape)
         every = [item for tree in networks.params for item in _weights(tree).items()]
         finite = _all_finite([leaf for path, leaf in every if told[path] < jnp.size(leaf)])

@@ -87,9 +87,13 @@ def build_problem(
     members = alike(blocks, [names[0] for names in links], lead=1)
     sizes = {name: math.prod(node.shape) for name, node in listed.items()}
     nodes, even = _node_scores(sizes, own)
+    stacks = concatenate(blocks, members)
+    if backend != "jax":
+        # A program that is exported, which that backend is for, can't hold what fixes a layout.
+        stacks = jax.tree.map(_in_order, stacks)
     return Problem(
         nodes,
-        jax.tree.map(_in_order, concatenate(blocks, members)),
+        stacks,
         tuple(tuple(link for index in chosen for link in links[index]) for chosen in members),
         backend,
         tuple((name, node.parent) for name, node in listed.items() if node.parent),

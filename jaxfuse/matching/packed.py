@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxfuse.affinity.block import HIGHEST, Block
 from jaxfuse.affinity.multilinear import MultilinearBlock
-from jaxfuse.assignment import sinkhorn
+from jaxfuse.assignment import hungarian, sinkhorn
 from jaxfuse.matching.problem import Problem, inner, picked, slot_scores
 from jaxfuse.matching.projection import assign, cold_potentials, soften
 from jaxfuse.matching.stacked import Link
@@ -111,8 +111,10 @@ class Packed:
 
     def assign(self, scores: Stacks) -> Stacks:
         """Return the best permutations, int32 `[L, n]`."""
-        problem = self.problem
-        return self.pack(assign(self.unpack(scores), problem.backend, problem.parents))
+        backend, parents = self.problem.backend, self.problem.parents
+        if not parents:
+            return {key: hungarian(own, backend=backend).columns for key, own in scores.items()}
+        return self.pack(assign(self.unpack(scores), backend, parents))
 
     def cold_potentials(self) -> dict[str, Any]:
         """Return the potentials that `soften` starts from."""

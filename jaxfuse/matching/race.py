@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from jaxfuse.matching.coordinate_ascent import CoordinateAscent, Move
+from jaxfuse.matching.coordinate_ascent import CoordinateAscent
 from jaxfuse.matching.packed import Packed, Stacks
 from jaxfuse.matching.problem import Problem
 from jaxfuse.matching.projection import assign
-from jaxfuse.matching.result import Matching, Proposal, Solver
+from jaxfuse.matching.result import Matching, Proposal, Searcher, Solver
+from jaxfuse.matching.sweep import Move
 from jaxfuse.status import Status
 
 Starts = Mapping[str, jax.Array] | None
@@ -39,14 +40,13 @@ class Stage(NamedTuple):
     @classmethod
     def of(cls, solver: Solver) -> "Stage":
         """Return the stage of a solver, with its own polish where that can be told apart."""
-        polish = getattr(solver, "polish", None) if hasattr(solver, "search") else None
+        polish = solver.polish if isinstance(solver, Searcher) else None
         return cls("solve", solver, 0 if polish is None else polish.max_sweeps)
 
     def propose(self, problem: Problem, start: Starts, key: jax.Array | None) -> Proposal:
         """Return what a solver finds, not polished where it can be told apart."""
-        search = getattr(self.solver, "search", None)
-        if search is not None:
-            return search(problem, start)
+        if isinstance(self.solver, Searcher):
+            return self.solver.search(problem, start)
         assert self.solver is not None
         found = self.solver.solve(problem, start, key)
         finished = found.status != Status.NOT_CONVERGED

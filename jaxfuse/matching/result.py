@@ -1,7 +1,7 @@
 """What a solver returns, and what it is asked."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,21 @@ class Solver(Protocol):
         Returns:
             A matching whose objective is never below that of the identity.
         """
+        ...
+
+
+@runtime_checkable
+class Searcher(Solver, Protocol):
+    """A solver whose search and polish can be told apart, so that others may polish for it.
+
+    Attributes:
+        polish: the `CoordinateAscent` that follows its search, or None.
+    """
+
+    polish: Any
+
+    def search(self, problem: Problem, start: Mapping[str, jax.Array] | None = None) -> Proposal:
+        """Return what is found before the polish."""
         ...
 
 

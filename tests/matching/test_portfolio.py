@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxfuse.matching import CoordinateAscent, Matching, Portfolio, Problem
-from jaxfuse.matching.coordinate_ascent import Move
 from jaxfuse.matching.packed import Packed
+from jaxfuse.matching.sweep import Move
 from jaxfuse.status import Status
 from jaxfuse.symmetry import permute, random_permutations
 from tests.matching.instances import residual_network, residual_problem

@@ -227,8 +227,8 @@ def test_objective_of_named_nodes_is_their_share():
 
 def test_trees_hang_together_and_move_as_one():
     problem, *_ = nested_problem("attention")
-    assert problem.trees == (("e",), ("f",), ("h", "qk", "vo"))
-    assert problem.colours() == (("e",), ("f", "h", "qk", "vo"))
+    assert problem.trees == (("e",), ("h", "qk", "vo"), ("f",))
+    assert problem.colours() == (("e",), ("h", "qk", "vo", "f"))
     assert problem.is_quadratic
     assert not any(problem.meets_itself(tree) for tree in problem.trees)
     assert problem.sizes == {"e": 10, "f": 9, "h": 3, "qk": 12, "vo": 15}
@@ -237,9 +237,9 @@ def test_trees_hang_together_and_move_as_one():
 @pytest.mark.parametrize(
     ("name", "quadratic", "meets"),
     [
-        ("grouped_query", False, [("g", "kv", "qk", "vo")]),
-        ("grouped_convolution", True, [("a", "b", "c", "g")]),
-        ("block_recurrent", True, [("d", "h")]),
+        ("grouped_query", False, [("kv", "g", "qk", "vo")]),
+        ("grouped_convolution", True, [("g", "a", "b", "c")]),
+        ("block_recurrent", True, [("h", "d")]),
         ("recurrent", True, [("h",)]),
         ("stacked_heads", True, []),
     ],
