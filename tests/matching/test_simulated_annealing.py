@@ -54,10 +54,16 @@ def test_sweeps_draw_from_the_gibbs_distribution(linked, key):
 
 
 def test_optimum_of_small_problems(instances, key):
+    """Of 16 keys one finds every optimum, and most find most: one key alone may be lucky."""
+    solver = SimulatedAnnealing(polish=None)
+    run = jax.jit(jax.vmap(lambda problem, key: solver.solve(problem, key=key), (None, 0)))
+    shares = []
     for problem, _, optimum in zip(*instances, strict=True):
-        matching = solve(SimulatedAnnealing(polish=None), problem, key)
-        np.testing.assert_allclose(matching.objective, optimum, rtol=1e-4)
-        assert float(jnp.max(matching.trace)) <= matching.objective + 1e-4
+        found = run(problem, jax.random.split(key, 16))
+        np.testing.assert_allclose(jnp.max(found.objective), optimum, rtol=1e-4)
+        assert (jnp.max(found.trace, axis=1) <= found.objective + 1e-4).all()
+        shares.append(np.mean(np.isclose(found.objective, optimum, rtol=1e-4)))
+    assert np.mean(shares) > 0.8
 
 
 def test_optimum_of_a_group_that_meets_itself(key):
