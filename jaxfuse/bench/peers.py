@@ -149,7 +149,7 @@ def pygmtools_matching(a: np.ndarray, b: np.ndarray) -> Call:
     return columns
 
 
-def dense_affinity(units: int, limit: float = 2**29) -> str | None:
+def dense_affinity(units: int, limit: float = 2**31) -> str | None:
     """Say what the dense affinity of so many units would need, where that is above the limit.
 
     Examples:
