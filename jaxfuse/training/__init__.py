@@ -1,7 +1,7 @@
 """Training of classifiers, and their quality."""
 
 from jaxfuse.training.augment import shift_and_mirror
-from jaxfuse.training.checkpoint import Checkpoints
+from jaxfuse.training.checkpoint import Checkpoints, fingerprint
 from jaxfuse.training.config import TrainingConfig, recommended_config
 from jaxfuse.training.metrics import Metrics, evaluate
 from jaxfuse.training.train import History, TrainingResult, train
@@ -13,6 +13,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "evaluate",
+    "fingerprint",
     "recommended_config",
     "shift_and_mirror",
     "train",

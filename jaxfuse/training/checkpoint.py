@@ -1,11 +1,14 @@
 """Checkpoints of a training run, written by Orbax."""
 
+import hashlib
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxfuse.quiet import only_errors
 
@@ -108,3 +111,27 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def fingerprint(settings: str, arrays: Any) -> str:
+    """Digest everything that decides how a run goes, as its `identity`.
+
+    Args:
+        settings: in words, the same in every process.
+        arrays: pytree of arrays and keys.
+
+    Returns:
+        Hexadecimal digits, the same for the same settings, dtypes, shapes and bits.
+
+    Examples:
+        >>> fingerprint("sgd", [jnp.arange(3)]) == fingerprint("sgd", [jnp.arange(4)])
+        False
+    """
+    digest = hashlib.sha256(settings.encode())
+    for leaf in jax.tree.leaves(arrays):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,7 +1,6 @@
 """The training loop."""
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable
 from typing import NamedTuple, cast
@@ -14,7 +13,7 @@ from flax import nnx
 
 from jaxfuse.models.functional import Params, TrainingFunction, functional, training_function
 from jaxfuse.training.augment import shift_and_mirror
-from jaxfuse.training.checkpoint import Checkpoints
+from jaxfuse.training.checkpoint import Checkpoints, fingerprint
 from jaxfuse.training.config import TrainingConfig
 from jaxfuse.training.metrics import check_examples
 
@@ -128,7 +127,7 @@ def train(
     if checkpoint_dir is None:
         state = _run(plan, state, jnp.asarray(images), jnp.asarray(labels), key, progress)
     else:
-        identity = _identity(config, key, start, images, labels)
+        identity = fingerprint(repr(config), (key, start, images, labels))
         every = plan.steps_per_epoch if checkpoint_every is None else checkpoint_every
         with Checkpoints(checkpoint_dir, identity=identity) as checkpoints:
             restored = checkpoints.restore(state)
@@ -265,19 +264,3 @@ def _compiled_chunk(
         return state, total + loss
 
     return jax.lax.fori_loop(state.step, stop, body, (state, jnp.float32(0)))
-
-
-def _identity(
-    config: TrainingConfig,
-    key: jax.Array,
-    params: Params,
-    images: jax.Array | np.ndarray,
-    labels: jax.Array | np.ndarray,
-) -> str:
-    """Digest everything that decides how a run goes."""
-    digest = hashlib.sha256(repr(config).encode())
-    for leaf in (jax.random.key_data(key), labels, images, *jax.tree.leaves(params)):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.view(np.uint8).data)
-    return digest.hexdigest()

@@ -59,8 +59,9 @@ class PFNM:
         mu0: mean of common units (0, as there).
         mu_bias: the same for biases and scales (0.1, as there).
         passes: over all networks after the first matching (5, as there).
-        max_width: the most common units of a group; the sum of the widths, which is no limit, if
-            None. Memory grows with it, under jit also the arrays that are returned.
+        max_width: the most common units of a group; "widest" for as many as the widest network has,
+            so that nothing grows; the sum of the widths, which is no limit, if None. Memory grows
+            with it, under jit also the arrays that are returned.
         estimate: "mean", or "posterior", the mode under the prior: the mean times `m / (m +
             sigma^2 / sigma0^2)`. It shrinks towards zero: prior means other than zero are not
             added to the fused weights.
@@ -82,7 +83,7 @@ class PFNM:
     mu0: float = 0.0
     mu_bias: float = 0.1
     passes: int = 5
-    max_width: int | None = None
+    max_width: int | Literal["widest"] | None = None
     estimate: Literal["mean", "posterior"] = "mean"
     backend: Backend = "auto"
 
@@ -166,6 +167,8 @@ def _align(method: PFNM, networks: Networks, key: jax.Array | None) -> Correspon
 
 def _common_width(method: PFNM, node: str, widths: list[int]) -> int:
     """Return the most common units that a node may have."""
+    if method.max_width == "widest":
+        return max(widths)
     if method.max_width is not None and method.max_width < max(widths):
         raise ValueError(
             f"max_width={method.max_width}, and the networks have {widths} units in {node!r}: the "

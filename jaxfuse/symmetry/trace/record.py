@@ -15,7 +15,7 @@ from jaxfuse.symmetry.trace.program import read_program
 
 PyTree = Any
 Recorded = dict[str, jax.Array]
-_CALLS = {
+CALLS = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
     "checkpoint": "jaxpr",
@@ -109,8 +109,8 @@ def _evaluate(
         operands = [read(atom) for atom in equation.invars]
         name = equation.primitive.name
         inside = any(site.startswith(f"{key}.") for site in sites)
-        if inside and name in _CALLS:
-            program = equation.params[_CALLS[name]]
+        if inside and name in CALLS:
+            program = equation.params[CALLS[name]]
             inner = getattr(program, "jaxpr", program)
             results = _evaluate(
                 inner, getattr(program, "consts", ()), operands, sites, f"{key}.", recorded
