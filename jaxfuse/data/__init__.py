@@ -3,7 +3,7 @@
 from jaxfuse.data.dataset import Dataset, channel_statistics
 from jaxfuse.data.digits import load_digits
 from jaxfuse.data.load import load
-from jaxfuse.data.partition import dirichlet, homogeneous, personalised
+from jaxfuse.data.partitions import dirichlet, homogeneous, personalised
 from jaxfuse.data.tfds import load_tfds
 
 __all__ = [
