@@ -3,16 +3,30 @@
 from jaxfuse.data.dataset import Dataset, channel_statistics
 from jaxfuse.data.digits import load_digits
 from jaxfuse.data.load import load
-from jaxfuse.data.partitions import dirichlet, homogeneous, personalised
+from jaxfuse.data.partitions import (
+    client_dirichlet,
+    dirichlet,
+    homogeneous,
+    iid,
+    label_skew,
+    mixed,
+    personalised,
+    quantity_skew,
+)
 from jaxfuse.data.tfds import load_tfds
 
 __all__ = [
     "Dataset",
     "channel_statistics",
+    "client_dirichlet",
     "dirichlet",
     "homogeneous",
+    "iid",
+    "label_skew",
     "load",
     "load_digits",
     "load_tfds",
+    "mixed",
     "personalised",
+    "quantity_skew",
 ]
