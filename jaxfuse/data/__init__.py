@@ -4,12 +4,14 @@ from jaxfuse.data.dataset import Dataset, channel_statistics
 from jaxfuse.data.digits import load_digits
 from jaxfuse.data.load import load
 from jaxfuse.data.partitions import (
+    add_noise,
     client_dirichlet,
     dirichlet,
     homogeneous,
     iid,
     label_skew,
     mixed,
+    noise_levels,
     personalised,
     quantity_skew,
 )
@@ -17,6 +19,7 @@ from jaxfuse.data.tfds import load_tfds
 
 __all__ = [
     "Dataset",
+    "add_noise",
     "channel_statistics",
     "client_dirichlet",
     "dirichlet",
@@ -27,6 +30,7 @@ __all__ = [
     "load_digits",
     "load_tfds",
     "mixed",
+    "noise_levels",
     "personalised",
     "quantity_skew",
 ]

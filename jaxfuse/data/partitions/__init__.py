@@ -6,16 +6,19 @@ from jaxfuse.data.partitions.homogeneous import homogeneous
 from jaxfuse.data.partitions.iid import iid
 from jaxfuse.data.partitions.label_skew import label_skew
 from jaxfuse.data.partitions.mixed import mixed
+from jaxfuse.data.partitions.noise import add_noise, noise_levels
 from jaxfuse.data.partitions.personalised import personalised
 from jaxfuse.data.partitions.quantity_skew import quantity_skew
 
 __all__ = [
+    "add_noise",
     "client_dirichlet",
     "dirichlet",
     "homogeneous",
     "iid",
     "label_skew",
     "mixed",
+    "noise_levels",
     "personalised",
     "quantity_skew",
 ]
