@@ -4,6 +4,7 @@ from jaxfuse.data.dataset import Dataset, channel_statistics
 from jaxfuse.data.digits import load_digits
 from jaxfuse.data.load import load
 from jaxfuse.data.partitions import (
+    Partition,
     add_noise,
     client_dirichlet,
     dirichlet,
@@ -12,6 +13,7 @@ from jaxfuse.data.partitions import (
     label_skew,
     mixed,
     noise_levels,
+    partition,
     personalised,
     quantity_skew,
 )
@@ -19,6 +21,7 @@ from jaxfuse.data.tfds import load_tfds
 
 __all__ = [
     "Dataset",
+    "Partition",
     "add_noise",
     "channel_statistics",
     "client_dirichlet",
@@ -31,6 +34,7 @@ __all__ = [
     "load_tfds",
     "mixed",
     "noise_levels",
+    "partition",
     "personalised",
     "quantity_skew",
 ]

@@ -1,5 +1,6 @@
 """How examples are shared out."""
 
+import subprocess
 import sys
 
 import jax
@@ -15,6 +16,7 @@ from jaxfuse.data import (
     iid,
     label_skew,
     mixed,
+    partition,
     personalised,
     quantity_skew,
 )
@@ -192,6 +194,25 @@ def test_the_key_decides(name):
     for one, two in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, two)
     assert not all(map(np.array_equal, first, other))
+
+
+def test_another_process_draws_the_same():
+    program = """
+import jax, numpy as np
+from jaxfuse.data import partition
+labels = np.random.default_rng(0).integers(0, 10, 1000)
+for name in ("homo", "noniid-#label3", "noniid-labeldir", "iid-diff-quantity", "hsu", "mixed"):
+    parts = partition(name, labels, clients=10, key=jax.random.key(7), concentration=2.0).clients
+    print(name, *(index for part in parts for index in (len(part), *part)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        name, *told = line.split()
+        parts = partition(
+            name, LABELS, clients=10, key=jax.random.key(7), concentration=2.0
+        ).clients
+        assert [int(each) for each in told] == [i for part in parts for i in (len(part), *part)]
 
 
 @pytest.mark.parametrize(
