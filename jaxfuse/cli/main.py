@@ -11,6 +11,7 @@ from jaxfuse.cli.bench import Bench
 from jaxfuse.cli.compilation_cache import use_compilation_cache
 from jaxfuse.cli.demo import Demo
 from jaxfuse.cli.experiment import Experiment
+from jaxfuse.cli.federate import Federate
 from jaxfuse.cli.fuse import Fuse
 from jaxfuse.cli.methods import ListMethods
 from jaxfuse.cli.symmetry import SymmetryTable
@@ -20,6 +21,7 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench", description=Bench.__doc__)]
     | Annotated[Demo, tyro.conf.subcommand("demo", description=Demo.__doc__)]
     | Annotated[Experiment, tyro.conf.subcommand("experiment", description=Experiment.__doc__)]
+    | Annotated[Federate, tyro.conf.subcommand("federate", description=Federate.__doc__)]
     | Annotated[Fuse, tyro.conf.subcommand("fuse", description=Fuse.__doc__)]
     | Annotated[ListMethods, tyro.conf.subcommand("methods", description=ListMethods.__doc__)]
     | Annotated[SymmetryTable, tyro.conf.subcommand("symmetry", description=SymmetryTable.__doc__)]

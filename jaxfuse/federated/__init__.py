@@ -1,5 +1,6 @@
 """Federated learning: clients train apart, the server matches their units before it averages."""
 
+from jaxfuse.federated.aggregate import AggregatedArrays, aggregate
 from jaxfuse.federated.aggregation import (
     AGGREGATORS,
     Aggregated,
@@ -27,6 +28,7 @@ __all__ = [
     "AGGREGATORS",
     "LOCAL_METHODS",
     "Aggregated",
+    "AggregatedArrays",
     "Aggregator",
     "Average",
     "Clients",
@@ -46,6 +48,7 @@ __all__ = [
     "RoundReport",
     "Scaffold",
     "advance",
+    "aggregate",
     "federate",
     "initial_state",
 ]

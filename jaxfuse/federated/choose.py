@@ -10,37 +10,42 @@ from jaxfuse.federated.config import Executor
 from jaxfuse.federated.rounds import FederatedState, Plan, train_some
 
 _STEPS = 2
+_KINDS: tuple[tuple[Executor, bool], ...] = (
+    ("vmap", True),
+    ("map", True),
+    ("map", False),
+    ("shard_map", True),
+)
+"""Executors, each with whether convolutions are matrix products."""
 
 
-def choose_executor(plan: Plan, data: Clients, state: FederatedState) -> Plan:
-    """Return the plan with the executor that trains the clients of a round fastest here.
+def choose_executor(plan: Plan, data: Clients, state: FederatedState) -> int:
+    """Return the number of the executor that trains the clients of a round fastest here.
 
-    Each is compiled and timed on two steps of every client: all clients at once ("vmap"), one after
-    the other ("map"), both with convolutions as matrix products where the network has any and
-    without, and over the devices ("shard_map") where the plan has a mesh.
+    Each is compiled and timed on two steps of every client: all clients at once, one after the
+    other, the latter with convolutions as matrix products and as they are; with a mesh of several
+    devices, over these without a timing.
 
     Args:
-        plan: the plan; its mesh decides whether devices are tried.
+        plan: the plan; its mesh decides whether devices are taken.
         data: the examples.
         state: as before a round. It is left as it is.
 
     Returns:
-        The plan, with another executor and perhaps other convolutions.
+        The number that `with_executor` takes.
     """
-    convolutional = any(leaf.ndim > 2 for leaf in jax.tree.leaves(state.params))
-    # With a kernel for every client, plain convolutions do not batch: they go one by one.
-    kinds: list[tuple[Executor, bool]] = [("vmap", convolutional), ("map", convolutional)]
-    if convolutional:
-        kinds.append(("map", False))
     if plan.mesh is not None and plan.mesh.size > 1:
-        kinds = [("shard_map", convolutional)]
-    if len(kinds) == 1:
-        return _with(plan, *kinds[0])
-    timed = [(_time(_with(plan, *kind), data, state), index) for index, kind in enumerate(kinds)]
-    return _with(plan, *kinds[min(timed)[1]])
+        return _KINDS.index(("shard_map", True))
+    kinds = [_KINDS.index(("vmap", True)), _KINDS.index(("map", True))]
+    if any(leaf.ndim > 2 for leaf in jax.tree.leaves(state.params)):
+        # With a kernel for every client, plain convolutions do not batch: they go one by one.
+        kinds.append(_KINDS.index(("map", False)))
+    return min(kinds, key=lambda kind: _time(with_executor(plan, kind), data, state))
 
 
-def _with(plan: Plan, executor: Executor, products: bool) -> Plan:
+def with_executor(plan: Plan, kind: int) -> Plan:
+    """Return a plan with the executor of a number that `choose_executor` gave."""
+    executor, products = _KINDS[kind]
     network = plan.network._replace(products=products)
     return dataclasses.replace(plan, executor=executor, network=network)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfuse.data import Dataset
+from jaxfuse.data import Dataset, Partition, add_noise
 
 
 class Shard(NamedTuple):
@@ -40,24 +40,17 @@ class Clients(NamedTuple):
     shards: Shard
 
     @classmethod
-    def of(
-        cls,
-        dataset: Dataset,
-        indices: Sequence[np.ndarray],
-        images: np.ndarray | None = None,
-    ) -> Self:
+    def of(cls, dataset: Dataset, split: Partition | Sequence[np.ndarray]) -> Self:
         """Put the training examples of a dataset on the device.
 
         Args:
             dataset: the dataset; its test examples stay where they are.
-            indices: one array `[k]` of indices into the training examples a client, as a
-                partition gives them.
-            images: normalised float32 images that take the place of the dataset's, such as those
-                with the feature noise of a partition.
+            split: who has which training examples: a `jaxfuse.data.Partition`, or one index array
+                `[k]` a client. With the feature noise of a partition images are held in float32.
 
         Raises:
-            ValueError: there is no client, or a client has no example or one that the dataset has
-                not.
+            ValueError: a client has no example or one that the dataset has not, the partition is
+                of another dataset, or two clients would put their noise on one image.
 
         Examples:
             >>> from jaxfuse.data import load_digits
@@ -67,29 +60,29 @@ class Clients(NamedTuple):
             >>> clients.shards.size.tolist(), clients.count
             ([5, 3], 2)
         """
-        if not len(indices):
-            raise ValueError("there are no clients: give one index array or more")
-        count = len(dataset.train_labels)
-        for number, each in enumerate(indices):
-            if not len(each) or np.min(each) < 0 or np.max(each) >= count:
-                raise ValueError(
-                    f"client {number} must have one example or more, of the {count} that "
-                    f"{dataset.name!r} has for training; got {len(each)} indices"
-                )
-        table = np.zeros((len(indices), max(map(len, indices))), np.int32)
-        for row, each in zip(table, indices, strict=True):
+        if not isinstance(split, Partition):
+            split = Partition.of(dataset.train_labels, split, name="given")
+        split.check(dataset.train_labels)
+        for number, each in enumerate(split.clients):
+            if not len(each):
+                raise ValueError(f"client {number} has no example: give it one, or leave it out")
+        sizes = split.sizes
+        table = np.zeros((len(sizes), sizes.max()), np.int32)
+        for row, each in zip(table, split.clients, strict=True):
             row[: len(each)] = each
         std = np.asarray(dataset.std, np.float32).reshape(1, 1, 1, -1)
         factor = 1 / (np.float32(dataset.scale) * std)
         offset = np.asarray(dataset.mean, np.float32).reshape(1, 1, 1, -1) / std
-        if images is not None:
+        images = jnp.asarray(dataset.train_images)
+        if split.noise is not None:
+            images = _noisy(dataset, split)
             factor, offset = np.ones_like(factor), np.zeros_like(offset)
         return cls(
-            jnp.asarray(dataset.train_images if images is None else images),
+            images,
             jnp.asarray(dataset.train_labels, jnp.int32),
             jnp.asarray(factor),
             jnp.asarray(offset),
-            Shard(jnp.asarray(table), jnp.asarray([len(each) for each in indices], jnp.int32)),
+            Shard(jnp.asarray(table), jnp.asarray(sizes, jnp.int32)),
         )
 
     @property
@@ -108,3 +101,20 @@ class Clients(NamedTuple):
         """
         images = self.images[rows].astype(jnp.float32) * self.factor - self.offset
         return images, self.labels[rows]
+
+
+def _noisy(dataset: Dataset, split: Partition) -> jax.Array:
+    """Return the normalised images, each with the noise of the client that has it."""
+    assert split.noise is not None
+    if split.sizes.sum() > len(np.unique(np.concatenate(split.clients))):
+        raise ValueError(
+            "two clients have the same example, which cannot bear the noise of both: take a "
+            "partition without overlap, or noise=0"
+        )
+    key = jax.random.key(0) if split.key is None else split.key
+    images = jnp.asarray(dataset.normalise(dataset.train_images))
+    for client, (examples, level) in enumerate(zip(split.clients, split.noise, strict=True)):
+        own = level / np.asarray(dataset.std, np.float32)
+        noisy = add_noise(images[examples], own, key=key, client=client, examples=examples)
+        images = images.at[examples].set(noisy)
+    return images

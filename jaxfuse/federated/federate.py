@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxfuse.align.search import resolve
 from jaxfuse.federated.aggregation import AGGREGATORS, Aggregator, Layerwise
-from jaxfuse.federated.choose import choose_executor
+from jaxfuse.federated.choose import choose_executor, with_executor
 from jaxfuse.federated.clients import Clients
 from jaxfuse.federated.config import Executor, RoundConfig
 from jaxfuse.federated.local import LOCAL_METHODS, LocalMethod
@@ -64,8 +64,11 @@ class FederatedResult(NamedTuple):
 
 
 class _Saved(NamedTuple):
+    """What a checkpoint holds: a run that goes on keeps its executor, and so its rounding."""
+
     state: FederatedState
     history: jax.Array
+    executor: jax.Array
 
 
 def federate(
@@ -111,7 +114,8 @@ def federate(
         evaluate_every: rounds between two evaluations; the last is always evaluated.
         checkpoint_dir: folder for the checkpoints of this run alone, one a round. None are written
             by default.
-        progress: called with every `Round`. What it raises ends the run.
+        progress: called with every `Round`; of a run that goes on, first with those of before. What
+            it raises ends the run.
 
     Returns:
         The network, the history and the plan.
@@ -156,10 +160,8 @@ def federate(
         repr((config, plan.local, plan.aggregator, executor, chunk, rounds, evaluate_every)),
         (key, params, begin, clients, test),
     )
-    if executor == "auto":
-        plan = choose_executor(plan, clients, state)
-    saved = _Saved(state, jnp.full((rounds, len(Round._fields)), jnp.nan))
-    run = _Run(plan, clients, test, rounds, evaluate_every, begin, progress)
+    saved = _Saved(state, jnp.full((rounds, len(Round._fields)), jnp.nan), jnp.int32(-1))
+    run = _Run(plan, clients, test, rounds, evaluate_every, begin, progress, executor == "auto")
     if checkpoint_dir is None:
         return run.go(saved, lambda saved: None)
     with Checkpoints(checkpoint_dir, identity=identity) as checkpoints:
@@ -177,33 +179,42 @@ class _Run:
     evaluate_every: int
     begin: Params | None
     progress: Callable[[Round], None] | None
+    choose: bool
 
     def go(self, saved: _Saved, save: Callable[[_Saved], None]) -> FederatedResult:
-        state, history = saved
+        state, history, kind = saved
+        plan = self.plan
+        if self.choose:
+            if int(kind) < 0:
+                kind = jnp.int32(choose_executor(plan, self.clients, state))
+            plan = with_executor(plan, int(kind))
+        if self.progress is not None:
+            for values in np.asarray(history[: int(state.round)]).tolist():
+                self.progress(_row(values))
         while int(state.round) < self.rounds:
-            state, row = self._round(state)
+            state, row = self._round(plan, state)
             history = history.at[row.round - 1].set(jnp.array(row, jnp.float32))
-            save(_Saved(state, history))
+            save(_Saved(state, history, kind))
             if self.progress is not None:
                 self.progress(row)
         rows = tuple(_row(values) for values in np.asarray(history).tolist())
-        return FederatedResult(state.params, rows, self.plan)
+        return FederatedResult(state.params, rows, plan)
 
-    def _round(self, state: FederatedState) -> tuple[FederatedState, Round]:
+    def _round(self, plan: Plan, state: FederatedState) -> tuple[FederatedState, Round]:
         before = time.perf_counter()
         begin = self.begin if int(state.round) == 0 else None
-        state, report = jax.block_until_ready(advance(self.plan, self.clients, state, begin))
+        state, report = jax.block_until_ready(advance(plan, self.clients, state, begin))
         seconds = time.perf_counter() - before
         number = int(state.round)
         present = np.asarray(report.present)
         if not present.any():
             raise FloatingPointError(
                 f"no client of round {number} came back with a finite network: lower learning_rate "
-                f"({self.plan.config.learning_rate})"
+                f"({plan.config.learning_rate})"
             )
         accuracy = loss = float("nan")
         if number % self.evaluate_every == 0 or number == self.rounds:
-            accuracy, loss = map(float, evaluate(self.plan.network.infer, state.params, *self.test))
+            accuracy, loss = map(float, evaluate(plan.network.infer, state.params, *self.test))
         train_loss = float(np.asarray(report.loss)[present].mean())
         left_out, kept = int((~present).sum()), float(report.kept)
         row = Round(number, accuracy, loss, train_loss, len(present), left_out, kept, seconds)

@@ -84,7 +84,9 @@ def broken(client: int) -> Clients:
     """Return the clients with an image of one of them not finite."""
     images = toy.dataset().normalise(toy.dataset().train_images)
     images[toy.SHARDS[client][0]] = np.nan
-    return Clients.of(toy.dataset(), toy.SHARDS, images)
+    data = toy.clients()
+    plain = data._replace(images=jnp.asarray(images))
+    return plain._replace(factor=jnp.ones_like(data.factor), offset=jnp.zeros_like(data.offset))
 
 
 @pytest.mark.parametrize("name", ["average", "matched", "fedma"])
