@@ -17,14 +17,25 @@ from rich.progress import (
 )
 
 from jaxfuse.data.cache import default_cache_dir
-from jaxfuse.experiments import SCALES, TABLES, Nursery, Results, renew, report, resume, run
+from jaxfuse.experiments import (
+    EXPERIMENTS,
+    SCALES,
+    Nursery,
+    Results,
+    renew,
+    report,
+    resume,
+    run,
+)
 
 if TYPE_CHECKING:
     from jaxfuse.experiments import Scale
 
+    ExperimentName = str
     TableName = str
 else:  # the command line takes the choices from the tables
-    TableName = Literal[tuple(TABLES)]
+    ExperimentName = Literal[tuple(EXPERIMENTS)]
+    TableName = Literal[tuple(name for tables in EXPERIMENTS.values() for name in tables)]
     Scale = Literal[SCALES]
 
 _HOURS = 3600.0  # the estimate of the time left looks back as far
@@ -35,17 +46,19 @@ class Experiment:
     """Run a published experiment again, with every competitor done fairly.
 
     compact-ensemble: replace K networks by one of the same size, GAMF's first application. Trains
-    the parents, fuses them in every way, finetunes and evaluates, and writes table.md,
-    results.json and pictures. What results.json holds is not measured again, so a run that was
-    killed goes on where it was. Trained networks are cached by their configuration.
+    the parents, fuses them in every way, finetunes and evaluates.
+    federated: train one network on the examples of many clients, GAMF's second application.
+    Both write table.md, results.json and pictures. What results.json holds is not measured again,
+    so a run that was killed goes on where it was. Trained networks are cached by their
+    configuration.
     """
 
-    experiment: tyro.conf.Positional[Literal["compact-ensemble"]]
+    experiment: tyro.conf.Positional[ExperimentName]
     """Which experiment."""
     table: TableName
     """mnist, lenet, vgg11: two and four networks fused. similarity: first against second order.
     time: seconds beside accuracy. widths: a wide and a narrow network. het4: four heterogeneous
-    networks."""
+    networks. Of federated, clients: that begin with the same weights; apart: with their own."""
     scale: Scale = "ci"
     """ci: scikit-learn's digits, under two minutes. cpu: MNIST and CIFAR-10 at the size that two
     cores can train. full: the published sizes, for an accelerator."""
@@ -64,7 +77,10 @@ class Experiment:
 
     def run(self, console: Console) -> None:
         """Run what is missing, and write the table."""
-        table: Any = TABLES[self.table](self.scale)
+        tables = EXPERIMENTS[self.experiment]
+        if self.table not in tables:
+            raise ValueError(f"{self.experiment} has the tables {', '.join(tables)}")
+        table: Any = tables[self.table](self.scale)
         if self.seeds:
             if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
                 raise ValueError(
