@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxfuse.federated.config import Executor
 
@@ -69,6 +69,16 @@ def run_clients(
         check_vma=False,
     )(shared, parts)
     return jax.tree.map(lambda leaf: leaf[:count], made)
+
+
+def client_shardings(mesh: Mesh, clients: int) -> tuple[NamedSharding, NamedSharding]:
+    """Return the shardings of what all clients share, and of tables with a row for every client.
+
+    Rows are shared out where the devices divide the clients; else every device holds all.
+    """
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows = NamedSharding(mesh, PartitionSpec("clients"))
+    return whole, rows if clients % mesh.size == 0 else whole
 
 
 def _together(run: Run, shared: PyTree, clients: PyTree, steps: jax.Array) -> PyTree:

@@ -18,6 +18,8 @@ from jaxfuse.federated.choose import choose_executor, with_executor
 from jaxfuse.federated.clients import Clients
 from jaxfuse.federated.config import Executor, RoundConfig
 from jaxfuse.federated.local import LOCAL_METHODS, LocalMethod
+from jaxfuse.federated.placement import local as here
+from jaxfuse.federated.placement import spread
 from jaxfuse.federated.rounds import FederatedState, Plan, advance, initial_state
 from jaxfuse.federated.training import Network
 from jaxfuse.models.functional import Params, functional, training_function
@@ -110,6 +112,8 @@ def federate(
             timing finds fastest. Results differ by rounding between executors.
         chunk: clients at a time, for the executor "map".
         mesh: devices with one axis "clients", over which the executor "shard_map" spreads them.
+            With several processes (`jax.distributed.initialize`) it has the devices of all, and
+            each passes the same arguments.
         key: of everything that is drawn.
         evaluate_every: rounds between two evaluations; the last is always evaluated.
         checkpoint_dir: folder for the checkpoints of this run alone, one a round. None are written
@@ -188,22 +192,27 @@ class _Run:
             if int(kind) < 0:
                 kind = jnp.int32(choose_executor(plan, self.clients, state))
             plan = with_executor(plan, int(kind))
+        clients = self.clients
+        if plan.mesh is not None and plan.executor == "shard_map":
+            state, clients = spread(state, clients, plan.mesh)
         if self.progress is not None:
             for values in np.asarray(history[: int(state.round)]).tolist():
                 self.progress(_row(values))
         while int(state.round) < self.rounds:
-            state, row = self._round(plan, state)
+            state, row = self._round(plan, clients, state)
             history = history.at[row.round - 1].set(jnp.array(row, jnp.float32))
             save(_Saved(state, history, kind))
             if self.progress is not None:
                 self.progress(row)
         rows = tuple(_row(values) for values in np.asarray(history).tolist())
-        return FederatedResult(state.params, rows, plan)
+        return FederatedResult(here(state.params), rows, plan)
 
-    def _round(self, plan: Plan, state: FederatedState) -> tuple[FederatedState, Round]:
+    def _round(
+        self, plan: Plan, clients: Clients, state: FederatedState
+    ) -> tuple[FederatedState, Round]:
         before = time.perf_counter()
         begin = self.begin if int(state.round) == 0 else None
-        state, report = jax.block_until_ready(advance(plan, self.clients, state, begin))
+        state, report = jax.block_until_ready(advance(plan, clients, state, begin))
         seconds = time.perf_counter() - before
         number = int(state.round)
         present = np.asarray(report.present)
@@ -214,7 +223,9 @@ class _Run:
             )
         accuracy = loss = float("nan")
         if number % self.evaluate_every == 0 or number == self.rounds:
-            accuracy, loss = map(float, evaluate(plan.network.infer, state.params, *self.test))
+            accuracy, loss = map(
+                float, evaluate(plan.network.infer, here(state.params), *self.test)
+            )
         train_loss = float(np.asarray(report.loss)[present].mean())
         left_out, kept = int((~present).sum()), float(report.kept)
         row = Round(number, accuracy, loss, train_loss, len(present), left_out, kept, seconds)

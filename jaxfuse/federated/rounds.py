@@ -12,7 +12,7 @@ from jaxfuse.federated.aggregation import Aggregator, Layerwise
 from jaxfuse.federated.aggregation.average import choose_rows, finite_rows
 from jaxfuse.federated.clients import Clients
 from jaxfuse.federated.config import Executor, RoundConfig
-from jaxfuse.federated.executors import run_clients
+from jaxfuse.federated.executors import client_shardings, run_clients
 from jaxfuse.federated.local import FedDyn, LocalMethod, Returned, Scaffold, Start
 from jaxfuse.federated.training import Client, Network, Outcome, steps_of, train_client
 from jaxfuse.fusion.repair import ResetStatistics
@@ -191,7 +191,8 @@ def advance(
         own = _put(state.statistics, cohort, outcome.journey.statistics)
     memory = _put(state.memory, cohort, outcome.memory)
     advanced = FederatedState(params, server, memory, own, state.round + 1, state.key)
-    return advanced, RoundReport(cohort, outcome.loss, present, made.kept if kept is None else kept)
+    kept = made.kept if kept is None else kept
+    return _settle(plan, data.count, advanced, RoundReport(cohort, outcome.loss, present, kept))
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "limit"))
@@ -210,6 +211,19 @@ def draw_cohort(plan: Plan, clients: int, key: jax.Array) -> jax.Array:
         return jnp.arange(clients, dtype=jnp.int32)
     drawn = jax.random.choice(key, clients, (count,), replace=False)
     return jnp.sort(drawn).astype(jnp.int32)
+
+
+def _settle(
+    plan: Plan, clients: int, state: FederatedState, report: RoundReport
+) -> tuple[FederatedState, RoundReport]:
+    """Lay down what comes out as `spread` lays down what goes in, over the devices of the mesh."""
+    if plan.executor != "shard_map" or plan.mesh is None:
+        return state, report
+    whole, rows = client_shardings(plan.mesh, clients)
+    tables = jax.lax.with_sharding_constraint((state.memory, state.statistics), rows)
+    others = (state._replace(memory=(), statistics=None), report)
+    state, report = jax.lax.with_sharding_constraint(others, whole)
+    return state._replace(memory=tables[0], statistics=tables[1]), report
 
 
 def _set_out(

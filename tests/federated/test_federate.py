@@ -50,7 +50,7 @@ def test_auto_times_the_executors_and_says_which_it_took():
 
 def test_more_rounds_learn():
     result = run(rounds=60, config=RoundConfig(batch_size=4, learning_rate=0.2), executor="vmap")
-    assert result.history[-1].train_loss < 0.5 * result.history[0].train_loss
+    assert result.history[-1].train_loss < 0.75 * result.history[0].train_loss
 
 
 KILLED = """
