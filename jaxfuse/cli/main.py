@@ -37,14 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None:
         # A process of its own; whoever calls this function from Python keeps the settings of JAX.
         use_compilation_cache()
-    command = tyro.cli(
-        Command,  # type: ignore[arg-type]
-        prog="jaxfuse",
-        description="Align and fuse neural networks.",
-        args=arguments,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
     try:
+        command = tyro.cli(
+            Command,  # type: ignore[arg-type]
+            prog="jaxfuse",
+            description="Align and fuse neural networks.",
+            args=arguments,
+            config=(tyro.conf.OmitSubcommandPrefixes,),
+        )
         # File names are printed as they are: brackets and colons in them are no markup.
         command.run(Console(markup=False, emoji=False))
     except (ValueError, OSError, FloatingPointError) as error:

@@ -10,21 +10,23 @@ from jaxfuse.federated.config import Executor
 from jaxfuse.federated.rounds import FederatedState, Plan, train_some
 
 _STEPS = 2
-_KINDS: tuple[tuple[Executor, bool], ...] = (
-    ("vmap", True),
-    ("map", True),
-    ("map", False),
-    ("shard_map", True),
+_KINDS: tuple[tuple[Executor, int, bool], ...] = (
+    ("vmap", 1, True),
+    ("map", 1, True),
+    ("map", 4, True),
+    ("map", 1, False),
+    ("shard_map", 1, True),
 )
-"""Executors, each with whether convolutions are matrix products."""
+"""Executors, each with clients at a time and whether convolutions are matrix products."""
+_PLAIN, _SPREAD = 3, 4
 
 
 def choose_executor(plan: Plan, data: Clients, state: FederatedState) -> int:
     """Return the number of the executor that trains the clients of a round fastest here.
 
-    Each is compiled and timed on two steps of every client: all clients at once, one after the
-    other, the latter with convolutions as matrix products and as they are; with a mesh of several
-    devices, over these without a timing.
+    Each is compiled and timed on two steps of every client: all clients at once, four at a time,
+    one after the other, the latter with convolutions as matrix products and as they are; with a
+    mesh of several devices, over these without a timing.
 
     Args:
         plan: the plan; its mesh decides whether devices are taken.
@@ -35,19 +37,19 @@ def choose_executor(plan: Plan, data: Clients, state: FederatedState) -> int:
         The number that `with_executor` takes.
     """
     if plan.mesh is not None and plan.mesh.size > 1:
-        return _KINDS.index(("shard_map", True))
-    kinds = [_KINDS.index(("vmap", True)), _KINDS.index(("map", True))]
+        return _SPREAD
+    kinds = list(range(_PLAIN))
     if any(leaf.ndim > 2 for leaf in jax.tree.leaves(state.params)):
         # With a kernel for every client, plain convolutions do not batch: they go one by one.
-        kinds.append(_KINDS.index(("map", False)))
+        kinds.append(_PLAIN)
     return min(kinds, key=lambda kind: _time(with_executor(plan, kind), data, state))
 
 
 def with_executor(plan: Plan, kind: int) -> Plan:
     """Return a plan with the executor of a number that `choose_executor` gave."""
-    executor, products = _KINDS[kind]
+    executor, chunk, products = _KINDS[kind]
     network = plan.network._replace(products=products)
-    return dataclasses.replace(plan, executor=executor, network=network)
+    return dataclasses.replace(plan, executor=executor, chunk=chunk, network=network)
 
 
 def _time(plan: Plan, data: Clients, state: FederatedState) -> float:

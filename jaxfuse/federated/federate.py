@@ -200,10 +200,12 @@ class _Run:
                 self.progress(_row(values))
         while int(state.round) < self.rounds:
             state, row = self._round(plan, clients, state)
-            history = history.at[row.round - 1].set(jnp.array(row, jnp.float32))
+            numbers = jnp.array(row, jnp.float32)
+            history = history.at[row.round - 1].set(numbers)
             save(_Saved(state, history, kind))
             if self.progress is not None:
-                self.progress(row)
+                # As the checkpoint has it, so that a run that goes on tells the same.
+                self.progress(_row(numbers.tolist()))
         rows = tuple(_row(values) for values in np.asarray(history).tolist())
         return FederatedResult(here(state.params), rows, plan)
 

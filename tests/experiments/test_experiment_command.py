@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxfuse.experiments import TABLES
+from jaxfuse.experiments import EXPERIMENTS
 from jaxfuse.experiments.recipes import fuse_parents
 from tests.cli.command import Command
 from tests.experiments.fakes import small
@@ -15,8 +15,9 @@ COMMAND = ("experiment", "compact-ensemble")
 @pytest.fixture
 def call(capsys, monkeypatch) -> Command:
     monkeypatch.setenv("COLUMNS", "150")
+    tables = {**EXPERIMENTS["compact-ensemble"], "time": lambda _: small("time")}
     monkeypatch.setattr(
-        "jaxfuse.cli.experiment.TABLES", {**TABLES, "time": lambda _: small("time")}
+        "jaxfuse.cli.experiment.EXPERIMENTS", {**EXPERIMENTS, "compact-ensemble": tables}
     )
     return Command(capsys)
 
@@ -79,7 +80,7 @@ def test_bad_seeds_are_one_line(call, tmp_path, seeds):
 
 
 def test_missing_data_are_one_line_naming_the_folder(call, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxfuse.cli.experiment.TABLES", TABLES)
+    monkeypatch.setattr("jaxfuse.cli.experiment.EXPERIMENTS", EXPERIMENTS)
     words = ("--scale", "cpu", "--data-dir", tmp_path / "none", "--cache", tmp_path / "cache")
     outcome = call(*COMMAND, "--table", "mnist", *words, "-o", tmp_path / "out")
     assert str(tmp_path / "none") in outcome.one_line().replace("\n", "")
@@ -92,7 +93,7 @@ def test_missing_data_are_one_line_naming_the_folder(call, tmp_path, monkeypatch
         ((*COMMAND, "--help"), 0, ["--table", "similarity", "--scale", "--seeds", "--cache"]),
         ((*COMMAND, "--table", "mnists"), 2, ["mnists", "het4"]),
         (COMMAND, 2, ["--table"]),
-        (("experiment", "federated", "--table", "mnist"), 2, ["federated", "compact-ensemble"]),
+        (("experiment", "fedrated", "--table", "mnist"), 2, ["fedrated", "compact-ensemble"]),
         ((*COMMAND, "--table", "mnist", "--scale", "big"), 2, ["big", "full"]),
     ],
 )
@@ -101,3 +102,8 @@ def test_help_and_unknown_words(call, words, status, expected):
     assert outcome.status == status
     printed = outcome.err if status else outcome.out
     assert all(word in printed for word in expected)
+
+
+def test_a_table_of_another_experiment_is_refused(call, tmp_path):
+    outcome = call("experiment", "federated", "--table", "time", "-o", tmp_path / "out")
+    assert outcome.one_line() == "jaxfuse: federated has the tables clients, apart"
