@@ -288,12 +288,12 @@ def _table(scale: Scale, title: str, starts: tuple[Start, ...]) -> FederationTab
         return FederationTable(
             title=title,
             dataset="mnist",
-            train_split="train[:12000]",
+            train_split="train[:6000]",
             model="mlp",
             width=0.25,
             starts=starts,
             config=config,
-            rounds=20,
+            rounds=15,
             mu=1.0,
         )
     return FederationTable(

@@ -45,7 +45,7 @@ def test_goes_on_from_checkpoints_and_its_own_split(call, tmp_path):
     assert call(*words, "--fresh", "--apart", "--split", tmp_path / "out/split.json").status == 0
     split = Partition.load(tmp_path / "out/split.json", load_digits().train_labels)
     assert len(split.clients) == 3
-    assert "dense" in read(tmp_path / "out/network.safetensors")
+    assert "dense/0/kernel" in read(tmp_path / "out/network.safetensors")
 
 
 @pytest.mark.parametrize(
