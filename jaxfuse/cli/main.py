@@ -3,6 +3,9 @@
 import sys
 from typing import Annotated
 
+# TFDS replaces Python's import while it loads; the thread of a progress bar, which imports this
+# module when it first draws, would fail then.
+import rich.markup  # noqa: F401
 import tyro
 from rich.console import Console
 
