@@ -17,7 +17,7 @@ from jaxfuse.federated.aggregation import AGGREGATORS, Aggregator, Layerwise
 from jaxfuse.federated.choose import choose_executor, with_executor
 from jaxfuse.federated.clients import Clients
 from jaxfuse.federated.config import Executor, RoundConfig
-from jaxfuse.federated.local import LOCAL_METHODS, LocalMethod
+from jaxfuse.federated.local import LOCAL_METHODS, FedDyn, LocalMethod, Scaffold
 from jaxfuse.federated.placement import local as here
 from jaxfuse.federated.placement import spread
 from jaxfuse.federated.rounds import FederatedState, Plan, advance, initial_state
@@ -147,12 +147,18 @@ def federate(
             f"{chunk}"
         )
     config = RoundConfig() if config is None else config
+    method = resolve("local", local, LOCAL_METHODS)
+    if begin is not None and isinstance(method, Scaffold | FedDyn):
+        raise ValueError(
+            f"{type(method).__name__} adds up weights of clients, whose units are in other orders "
+            "where each begins with its own: take sgd, fedprox or moon, or begin=None"
+        )
     infer, params = functional(module)
     example = jax.ShapeDtypeStruct((config.batch_size, *clients.images.shape[1:]), jnp.float32)
     plan = Plan(
         network=Network(training_function(module), infer, products=executor != "map" or chunk > 1),
         config=config,
-        local=resolve("local", local, LOCAL_METHODS),
+        local=method,
         aggregator=resolve("aggregate", aggregate, AGGREGATORS),
         symmetry=infer_symmetry(infer, params, example),
         executor="vmap" if executor == "auto" else executor,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxfuse.federated.aggregation import Aggregator, Layerwise
+from jaxfuse.federated.aggregation import Aggregated, Aggregator, Layerwise, average_stack
 from jaxfuse.federated.aggregation.average import choose_rows, finite_rows
 from jaxfuse.federated.clients import Clients
 from jaxfuse.federated.config import Executor, RoundConfig
@@ -168,7 +168,10 @@ def advance(
     if begin is not None:
         first = jnp.argmax(present)
         anchor = jax.tree.map(lambda leaf: leaf[first], arrived)
-    made = plan.aggregator.aggregate(arrived, shares, anchor, plan.symmetry, server_key)
+    if kept is None:
+        made = plan.aggregator.aggregate(arrived, shares, anchor, plan.symmetry, server_key)
+    else:  # matched on the way
+        made = Aggregated(average_stack(arrived, shares), kept)
     weights, statistics = plan.network.train.split(made.params)
     back = Returned(
         start.weights,
@@ -191,8 +194,8 @@ def advance(
         own = _put(state.statistics, cohort, outcome.journey.statistics)
     memory = _put(state.memory, cohort, outcome.memory)
     advanced = FederatedState(params, server, memory, own, state.round + 1, state.key)
-    kept = made.kept if kept is None else kept
-    return _settle(plan, data.count, advanced, RoundReport(cohort, outcome.loss, present, kept))
+    report = RoundReport(cohort, outcome.loss, present, made.kept)
+    return _settle(plan, data.count, advanced, report)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "limit"))

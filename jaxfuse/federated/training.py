@@ -97,9 +97,11 @@ def train_client(
     Returns:
         The outcome.
     """
-    start = start._replace(
-        memory=client.memory,
-        statistics=start.statistics if client.statistics is None else client.statistics,
+    start = Start(
+        start.weights if client.weights is None else client.weights,
+        start.statistics if client.statistics is None else client.statistics,
+        client.memory,
+        start.server,
     )
     shard = client.shard
     order_key, augment_key = jax.random.split(client.key)
@@ -152,8 +154,8 @@ def train_client(
         return jax.tree.map(lambda new, old: jnp.where(step < steps, new, old), moved, state)
 
     zero = jnp.float32(0)
-    begin = start.weights if client.weights is None else client.weights
-    first = _State(begin, start.statistics, transform.init(begin), zero, zero, zero)
+    optimiser = transform.init(start.weights)
+    first = _State(start.weights, start.statistics, optimiser, zero, zero, zero)
     last = cast(_State, jax.lax.fori_loop(0, bound, advance, first))
     journey = Journey(last.weights, last.statistics, last.length)
     memory = method.finish(start, journey)

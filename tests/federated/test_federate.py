@@ -6,11 +6,13 @@ import textwrap
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxfuse.federated import RoundConfig, federate
 from jaxfuse.federated.logs import RunLogs
+from jaxfuse.models import functional
 from tests.federated import toy
 
 CONFIG = RoundConfig(epochs=1, batch_size=4, participation=0.67)
@@ -106,6 +108,13 @@ def test_divergence_of_all_is_an_error():
 def test_what_does_not_fit_is_refused(options, match):
     with pytest.raises(ValueError, match=match):
         run(**options)
+
+
+def test_clients_apart_and_variates_do_not_go_together():
+    params = functional(toy.module())[1]
+    begin = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), params)
+    with pytest.raises(ValueError, match="other orders"):
+        run(local="scaffold", begin=begin)
 
 
 def test_logs(tmp_path):
