@@ -2,13 +2,14 @@
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.federated.flower_app.certificates import Certificates, make_certificates
@@ -27,30 +28,38 @@ class Federation:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def run(self, app: Path, config: Mapping[str, str | int | float], *more: str) -> str:
+    def run(
+        self,
+        app: Path,
+        config: Mapping[str, str | bool | int | float],
+        *more: str,
+        show: Callable[[str], None] = lambda line: None,
+    ) -> str:
         """Hand an app to the SuperLink, wait for its end, and return the log of its server.
 
         Args:
             app: folder of the app.
             config: what differs from the app's own settings.
             *more: options of `flwr run`.
+            show: called with every line of the log as it comes.
 
         Raises:
             RuntimeError: `flwr run` fails.
         """
-        pairs = " ".join(
-            f'{name}="{value}"' if isinstance(value, str) else f"{name}={value}"
-            for name, value in config.items()
-        )
+        pairs = " ".join(f"{name}={json.dumps(value)}" for name, value in config.items())
         command = [_script("flwr"), "run", str(app), "loopback", "--stream", *more]
         command += ["--run-config", pairs] if pairs else []
         environment = _environment(self.folder / "cli")
-        done = subprocess.run(
+        lines = []
+        with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(f"flwr run ended with {done.returncode}:\n{done.stdout}")
-        return done.stdout
+        ) as process:
+            for line in process.stdout or ():
+                lines.append(line)
+                show(line.rstrip())
+        if process.returncode:
+            raise RuntimeError(f"flwr run ended with {process.returncode}:\n{''.join(lines)}")
+        return "".join(lines)
 
 
 @contextlib.contextmanager
@@ -163,6 +172,9 @@ def _environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
+        # A client app is a new process in every round: what one has compiled, the others read.
+        "JAX_COMPILATION_CACHE_DIR": str(home.parent / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
 

@@ -16,17 +16,20 @@ def main() -> None:
     parser.add_argument("--aggregator", default="matched", help="name in jaxfuse.federated")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2, help="of a client in a round")
+    parser.add_argument("--own-start", action="store_true", help="clients begin apart")
     args = parser.parse_args()
-    config = {"aggregator": args.aggregator, "clients": args.clients, "rounds": args.rounds}
+    config = {name.replace("_", "-"): value for name, value in vars(args).items()}
+    del config["engine"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if args.engine == "processes":
             with deployed(folder, args.clients) as federation:
-                print(federation.run(_APP, config))
+                federation.run(_APP, config, show=print)
         else:
             resources = f"num-supernodes={args.clients} client-resources-num-cpus=1"
             with simulated(folder) as federation:
-                print(federation.run(_APP, config, "--federation-config", resources))
+                federation.run(_APP, config, "--federation-config", resources, show=print)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ class JaxStrategy(FedAvg):
         }
         if not sifted.used:
             _LOG.error("round %d has no reply to use: the global network stays", server_round)
-            return None, MetricRecord(counts)
+            return None, MetricRecord(dict(counts))
         whole = {name: np.asarray(leaf) for name, leaf in named_leaves(params).items()}
         kept = {name: whole[name] for name in sieve.optional}
         for update in sifted.used:

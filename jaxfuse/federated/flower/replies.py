@@ -4,7 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
@@ -61,13 +61,13 @@ class Sieve(NamedTuple):
     optional: frozenset[str]
     weighted_by: str
 
-    def sift(self, replies: Iterable[Message], asked: Mapping[str, int], round_: int) -> Sifted:
+    def sift(self, replies: Iterable[Message], asked: Mapping[str, int], number: int) -> Sifted:
         """Sort the replies of a round, and log which nodes it goes on without, and why.
 
         Args:
             replies: the replies.
             asked: the node of each message that was sent, by the id of the message.
-            round_: number of the round.
+            number: of the round.
         """
         sifted = Sifted([], {}, {})
         for reply in replies:
@@ -88,7 +88,7 @@ class Sieve(NamedTuple):
                 sifted.failed[node] = "no reply before the round's timeout"
         for node, reason in sorted({**sifted.refused, **sifted.failed}.items()):
             verb = "refuses the reply of" if node in sifted.refused else "goes on without"
-            _LOG.warning("round %d %s node %d: %s", round_, verb, node, reason)
+            _LOG.warning("round %d %s node %d: %s", number, verb, node, reason)
         return sifted
 
     def _read(self, node: int, content: RecordDict) -> ClientUpdate | str:
@@ -152,8 +152,7 @@ def comparable(contents: list[RecordDict]) -> list[RecordDict]:
 
 
 def _count(content: RecordDict, name: str) -> float:
-    value = next(iter(content.metric_records.values()))[name]
-    return float(value) if not isinstance(value, list) else float(len(value))
+    return float(cast(float, next(iter(content.metric_records.values()))[name]))
 
 
 def _shape(metrics: MetricRecord) -> frozenset[tuple[str, int]]:

@@ -13,9 +13,9 @@ from jaxfuse.models import create
 INPUT_SHAPE = (8, 8, 1)
 
 
-def model(config: Mapping[str, Any]) -> nnx.Module:
-    """Return the MLP with the weights that the federation starts from."""
-    key = jax.random.key(int(config["seed"]))
+def model(config: Mapping[str, Any], start: int = 0) -> nnx.Module:
+    """Return the MLP with the weights that the federation starts from, or a client by itself."""
+    key = jax.random.fold_in(jax.random.key(int(config["seed"])), start)
     return create("mlp", input_shape=INPUT_SHAPE, classes=10, width=config["width"], key=key)
 
 
