@@ -16,6 +16,7 @@ from jaxfuse.federated.flower.replies import (
     ClientUpdate,
     Sieve,
     comparable,
+    error_of,
     flaw_of_metrics,
 )
 from jaxfuse.federated.screen import screen
@@ -23,7 +24,7 @@ from jaxfuse.models.functional import Params
 from jaxfuse.symmetry.axes import is_statistic
 from jaxfuse.symmetry.tree import named_leaves
 
-_LOG = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class _Round(NamedTuple):
@@ -140,7 +141,7 @@ class JaxStrategy(FedAvg):
             "clients-failed": len(sifted.failed),
         }
         if not sifted.used:
-            _LOG.error("round %d has no reply to use: the global network stays", server_round)
+            _logger.error("round %d has no reply to use: the global network stays", server_round)
             return None, MetricRecord(dict(counts))
         whole = {name: np.asarray(leaf) for name, leaf in named_leaves(params).items()}
         kept = {name: whole[name] for name in sieve.optional}
@@ -153,7 +154,7 @@ class JaxStrategy(FedAvg):
         result = {name: np.asarray(leaf) for name, leaf in named_leaves(made).items()} | kept
         flaw = screen(result, whole)
         if flaw is not None:
-            _LOG.error("round %d: of the result, %s: the global network stays", server_round, flaw)
+            _logger.error("round %d: the network stays: in the new one, %s", server_round, flaw)
             return None, metrics
         return to_record({name: result[name].astype(whole[name].dtype) for name in whole}), metrics
 
@@ -169,16 +170,15 @@ class JaxStrategy(FedAvg):
         """Average the metrics of those who evaluated."""
         contents = []
         for reply in replies:
-            flaw = (
-                f"error {reply.error.code}: {reply.error.reason}"
-                if reply.has_error()
-                else flaw_of_metrics(reply.content, self.weighted_by_key)
-            )
+            if reply.has_error():
+                flaw = error_of(reply)
+            else:
+                flaw = flaw_of_metrics(reply.content, self.weighted_by_key)
             if flaw is None:
                 contents.append(reply.content)
             else:
                 node = reply.metadata.src_node_id
-                _LOG.warning("round %d: no evaluation by node %d: %s", server_round, node, flaw)
+                _logger.warning("round %d: no evaluation by node %d: %s", server_round, node, flaw)
         if not contents:
             return None
         return self.evaluate_metrics_aggr_fn(comparable(contents), self.weighted_by_key)

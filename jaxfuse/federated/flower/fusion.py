@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from flwr.serverapp import Grid
 
+from jaxfuse.align.search import resolve
 from jaxfuse.federated.aggregation import AGGREGATORS, Aggregated, Aggregator
 from jaxfuse.federated.flower.base import JaxStrategy
 from jaxfuse.federated.flower.replies import ClientUpdate
 from jaxfuse.models.functional import Params
 from jaxfuse.symmetry import Symmetry, infer_chain, infer_symmetry
 
-_LOG = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class FusionStrategy(JaxStrategy):
@@ -27,7 +28,8 @@ class FusionStrategy(JaxStrategy):
     refused before anybody trains.
 
     Args:
-        aggregator: an aggregator, or its name in `jaxfuse.federated.AGGREGATORS`.
+        aggregator: an aggregator, or its name in `jaxfuse.federated.AGGREGATORS`. One that comes
+            in phases (FedMA's) does them all at once here, at the end of the round.
         symmetry: what may be permuted in the model.
         apply_fn: in place of `symmetry`, the model's function `(params, *inputs)`, from which it is
             inferred. Without both, a chain of layers is read off the names of the leaves; a model
@@ -63,7 +65,7 @@ class FusionStrategy(JaxStrategy):
             raise ValueError(f"weighted must be 'examples' or 'uniform', got {weighted!r}")
         if symmetry is not None and apply_fn is not None:
             raise ValueError("give symmetry, or apply_fn with inputs to infer it from, not both")
-        self._aggregator = _resolve(aggregator)
+        self._aggregator = resolve("aggregator", aggregator, AGGREGATORS)
         self._symmetry = symmetry
         self._apply_fn = apply_fn
         self._inputs = tuple(inputs)
@@ -102,7 +104,7 @@ class FusionStrategy(JaxStrategy):
         made = _aggregate(self._aggregator, self._symmetry, stack, shares, params, key)
         kept = float(made.kept)
         if self._statistics == "keep" and not kept >= 1:
-            _LOG.warning(
+            _logger.warning(
                 "round %d: the matching moved units, and statistics that clients keep did not move "
                 "with them: average the statistics, or use an aggregator that leaves the order",
                 server_round,
@@ -120,15 +122,6 @@ def _aggregate(
     key: jax.Array,
 ) -> Aggregated:
     return aggregator.aggregate(clients, weights, anchor, symmetry, key)
-
-
-def _resolve(aggregator: Aggregator | str) -> Aggregator:
-    if not isinstance(aggregator, str):
-        return aggregator
-    if aggregator not in AGGREGATORS:
-        known = ", ".join(AGGREGATORS)
-        raise ValueError(f"unknown aggregator {aggregator!r}: choose one of {known}")
-    return AGGREGATORS[aggregator]
 
 
 def _chain_or_none(params: Params) -> Symmetry | None:

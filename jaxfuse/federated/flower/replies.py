@@ -12,7 +12,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from jaxfuse.federated.flower.records import named_arrays
 from jaxfuse.federated.screen import screen
 
-_LOG = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 Named = Mapping[str, np.ndarray]
 
@@ -74,7 +74,7 @@ class Sieve(NamedTuple):
             # An error that the SuperLink made up for a node that is gone comes from the SuperLink.
             node = asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             if reply.has_error():
-                sifted.failed[node] = f"error {reply.error.code}: {reply.error.reason}"
+                sifted.failed[node] = error_of(reply)
                 continue
             update = self._read(node, reply.content)
             if isinstance(update, str):
@@ -88,7 +88,7 @@ class Sieve(NamedTuple):
                 sifted.failed[node] = "no reply before the round's timeout"
         for node, reason in sorted({**sifted.refused, **sifted.failed}.items()):
             verb = "refuses the reply of" if node in sifted.refused else "goes on without"
-            _LOG.warning("round %d %s node %d: %s", number, verb, node, reason)
+            _logger.warning("round %d %s node %d: %s", number, verb, node, reason)
         return sifted
 
     def _read(self, node: int, content: RecordDict) -> ClientUpdate | str:
@@ -112,8 +112,13 @@ class Sieve(NamedTuple):
             flaw = screen(found, like)
             if flaw is not None:
                 return flaw if name == network else f"record {name!r}: {flaw}"
-            arrays[name] = {leaf: found[leaf].astype(like[leaf].dtype) for leaf in like}
+            arrays[name] = {leaf: found[leaf].astype(like[leaf].dtype, copy=False) for leaf in like}
         return ClientUpdate(node, arrays, _count(content, self.weighted_by), content)
+
+
+def error_of(reply: Message) -> str:
+    """Return the error of a reply in one line, as another process worded it."""
+    return f"error {reply.error.code}: {' '.join(str(reply.error.reason).split())}"
 
 
 def flaw_of_metrics(content: RecordDict, weighted_by: str) -> str | None:
@@ -143,7 +148,7 @@ def comparable(contents: list[RecordDict]) -> list[RecordDict]:
     ((usual, _),) = Counter(shapes).most_common(1)
     kept = [each for each, shape in zip(contents, shapes, strict=True) if shape == usual]
     if len(kept) < len(contents):
-        _LOG.warning(
+        _logger.warning(
             "metrics of %d of %d replies have other names than those of the rest, and are left out",
             len(contents) - len(kept),
             len(contents),

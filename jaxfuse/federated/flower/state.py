@@ -8,7 +8,7 @@ from jaxfuse.federated.flower.records import from_record, named_arrays, to_recor
 from jaxfuse.federated.screen import screen
 from jaxfuse.models.functional import Params
 
-_LOG = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 def remember(context: Context, name: str, params: Params) -> None:
@@ -29,7 +29,7 @@ def remember(context: Context, name: str, params: Params) -> None:
     if flaw is None:
         context.state[name] = record
     else:
-        _LOG.warning("%r is not kept: %s", name, flaw)
+        _logger.warning("%r is not kept: %s", name, flaw)
 
 
 def recall(context: Context, name: str) -> Params | None:

@@ -48,3 +48,9 @@ def test_the_metrics_count_them(finished):
     what = ("used", "refused", "failed")
     counts = [re.findall(rf"'clients-{each}': (\d)", log) for each in what]
     assert counts == [["2", "1"], ["2", "2"], ["0", "1"]], log
+
+
+def test_nodes_keep_their_state_from_round_to_round(finished):
+    log, _ = finished
+    means = re.findall(r"Aggregated MetricRecord: {'rounds': ([0-9.]+)", log)
+    assert [float(mean) for mean in means] == pytest.approx([1.0, 2.0]), log
