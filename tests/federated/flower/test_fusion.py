@@ -188,6 +188,16 @@ def test_any_aggregator_is_taken_and_compiled_once_for_a_number_of_clients():
 
 
 @dataclasses.dataclass(frozen=True)
+class Moved:
+    """An aggregator that says how many units stayed."""
+
+    kept: float
+
+    def aggregate(self, clients, weights, anchor, symmetry, key):
+        return Aggregated(anchor, jnp.float32(self.kept))
+
+
+@dataclasses.dataclass(frozen=True)
 class Noise:
     """An aggregator that draws."""
 
@@ -259,6 +269,20 @@ def test_statistics_may_stay_with_the_clients(caplog):
     np.testing.assert_array_equal(named_arrays(result.arrays)["norm/0/mean"], np.full(4, 7.0))
     assert result.train_metrics_clientapp[1]["clients-used"] == 2
     assert "refuses" not in caplog.text
+
+
+@pytest.mark.parametrize(("kept", "warned"), [(1.0, False), (0.99999994, False), (0.75, True)])
+def test_statistics_that_did_not_move_with_their_units_are_warned_of(kept, warned, caplog):
+    strategy = strategy_of(Moved(kept), 2, statistics="keep")
+    run(InProcessGrid(app_of(shifted), 2), strategy)
+    assert ("the matching moved units" in caplog.text) is warned
+
+
+def test_huge_counts_do_not_overflow():
+    app = app_of(shifted, examples=lambda client: 1.7e308)
+    result = run(InProcessGrid(app, 3), strategy_of())
+    wanted = PARAMS["dense"]["0"]["kernel"] + 1
+    np.testing.assert_allclose(named_arrays(result.arrays)["dense/0/kernel"], wanted, rtol=1e-6)
 
 
 def test_bfloat16_models_stay_bfloat16():
