@@ -26,8 +26,8 @@ def main(grid: Grid, context: Context) -> None:
     result = strategy.start(
         grid, to_record(params), num_rounds=1, train_config=ConfigRecord({"dies": -1})
     )
-    # Who is still alive has twice as long as all took together, however busy the machine is.
-    patience = 2 * (time.monotonic() - began)
+    # Who is alive has half as long again as a whole round took, however busy the machine is.
+    patience = 1.5 * (time.monotonic() - began)
     result = strategy.start(
         grid,
         result.arrays,
