@@ -15,9 +15,11 @@ from jaxfuse.federated.flower.records import from_record, named_arrays, to_recor
 from jaxfuse.federated.flower.replies import (
     ClientUpdate,
     Sieve,
+    asked,
     comparable,
     error_of,
     flaw_of_metrics,
+    node_of,
 )
 from jaxfuse.federated.screen import screen
 from jaxfuse.models.functional import Params
@@ -74,6 +76,7 @@ class JaxStrategy(FedAvg):
             raise ValueError(f"statistics must be 'average' or 'keep', got {statistics!r}")
         self._statistics = statistics
         self._round: _Round | None = None
+        self._evaluating: list[Message] = []
 
     @abstractmethod
     def serve(
@@ -130,11 +133,10 @@ class JaxStrategy(FedAvg):
         if self._round is None:
             raise RuntimeError("aggregate_train needs the round that configure_train starts")
         params, sieve, messages = self._round
-        asked = {each.metadata.message_id: each.metadata.dst_node_id for each in messages}
         self._round = None
         if not messages:
             return None, None
-        sifted = sieve.sift(replies, asked, server_round)
+        sifted = sieve.sift(replies, asked(messages), server_round)
         counts = {
             "clients-used": len(sifted.used),
             "clients-refused": len(sifted.refused),
@@ -162,13 +164,16 @@ class JaxStrategy(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Choose the nodes that evaluate, and write to each."""
-        return super().configure_evaluate(server_round, self._sent(arrays), config, grid)
+        sent = self._sent(arrays)
+        self._evaluating = list(super().configure_evaluate(server_round, sent, config, grid))
+        return self._evaluating
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the metrics of those who evaluated."""
-        contents = []
+        contents, nodes = [], asked(self._evaluating)
+        self._evaluating = []
         for reply in replies:
             if reply.has_error():
                 flaw = error_of(reply)
@@ -177,7 +182,7 @@ class JaxStrategy(FedAvg):
             if flaw is None:
                 contents.append(reply.content)
             else:
-                node = reply.metadata.src_node_id
+                node = node_of(reply, nodes)
                 _logger.warning("round %d: no evaluation by node %d: %s", server_round, node, flaw)
         if not contents:
             return None

@@ -71,8 +71,7 @@ class Sieve(NamedTuple):
         """
         sifted = Sifted([], {}, {})
         for reply in replies:
-            # An error that the SuperLink made up for a node that is gone comes from the SuperLink.
-            node = asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+            node = node_of(reply, asked)
             if reply.has_error():
                 sifted.failed[node] = error_of(reply)
                 continue
@@ -114,6 +113,19 @@ class Sieve(NamedTuple):
                 return flaw if name == network else f"record {name!r}: {flaw}"
             arrays[name] = {leaf: found[leaf].astype(like[leaf].dtype, copy=False) for leaf in like}
         return ClientUpdate(node, arrays, _count(content, self.weighted_by), content)
+
+
+def asked(messages: Iterable[Message]) -> dict[str, int]:
+    """Return whom messages went to by their ids, which Flower gives them when they go out."""
+    return {each.metadata.message_id: each.metadata.dst_node_id for each in messages}
+
+
+def node_of(reply: Message, asked: Mapping[str, int]) -> int:
+    """Return the node that a reply is about.
+
+    Where a node is gone the SuperLink replies with an error, which has the SuperLink's own id.
+    """
+    return asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
 
 
 def error_of(reply: Message) -> str:

@@ -141,10 +141,13 @@ def test_evaluation_goes_on_without_faulty_clients(caplog):
         metrics = MetricRecord({"accuracy": 0.25 * client, **count})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
-    strategy = FusionStrategy("average", min_train_nodes=4, min_evaluate_nodes=4)
-    result = run(InProcessGrid(app, 4), strategy)
-    assert result.evaluate_metrics_clientapp[1]["accuracy"] == pytest.approx(0.375)
+    strategy = FusionStrategy("average", min_train_nodes=5, min_evaluate_nodes=5)
+    grid = InProcessGrid(app, 5)
+    grid.gone = {103}
+    result = run(grid, strategy)
+    assert result.evaluate_metrics_clientapp[1]["accuracy"] == pytest.approx(0.5)
     assert "no evaluation by node 101: error 2" in caplog.text
+    assert "no evaluation by node 103: error 5: node unavailable" in caplog.text
     assert "no evaluation by node 102: metric 'num-examples' is missing" in caplog.text
 
 
