@@ -1,0 +1,1 @@
+"""One sound client, and three that are not."""
