@@ -356,9 +356,9 @@ def planted_copies(name, count, **sizes):
 @pytest.mark.parametrize(
     ("name", "solver"),
     [
-        ("grouped_query", "portfolio"),
-        ("experts", "portfolio"),
-        ("direct_sum", "portfolio"),
+        ("grouped_query", "frank_wolfe"),
+        ("experts", "coordinate_ascent"),
+        ("direct_sum", "graduated_assignment"),
         ("recurrent", "portfolio"),
         ("attention", "frank_wolfe"),
         ("grouped_convolution", "frank_wolfe"),
@@ -386,7 +386,7 @@ def test_nested_groups_and_blocks_are_recovered_exactly(name, solver):
 
 def test_nested_groups_under_vmap():
     symmetry, networks, copies = planted_copies("block_recurrent", 3)
-    align = functools.partial(align_params, symmetry=symmetry)
+    align = functools.partial(align_params, symmetry=symmetry, method="coordinate_ascent")
     batched = jax.jit(jax.vmap(align))(stack(*networks), stack(*copies))
     chex.assert_trees_all_equal(batched.params, stack(*networks))
     assert batched.status.tolist() == [Status.CONVERGED] * 3

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from jaxfuse.activations.batches import fold_batches
 from jaxfuse.activations.moments import Moments, Role, Site, record_nodes
@@ -97,7 +97,7 @@ def _count_pairs(
     moments: Moments, node: str, site: Site, samples: Sequence[jax.Array], bins: int
 ) -> jax.Array:
     """Count the samples in every pair of bins of two units, `[n_0 * bins, n_1 * bins]`."""
-    edges = jnp.asarray(norm.ppf(np.arange(1, bins) / bins), jnp.float32)
+    edges = jnp.asarray(ndtri(np.arange(1, bins) / bins), jnp.float32)
     variance = jnp.diagonal(site.covariance)
     scale = jnp.where(variance > 0, jax.lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
     parts = zip(samples, moments.split(node, site.mean), moments.split(node, scale), strict=True)

@@ -17,6 +17,7 @@ from jaxfuse import CoordinateAscent, align_pairs
 from tests.align.networks import batch, item
 
 COUNT = 8
+PLAIN = {"method": CoordinateAscent()}
 RANDOM = {"method": CoordinateAscent(order="random")}
 
 
@@ -39,7 +40,7 @@ def main(rank: int, port: str, folder: str) -> None:
         align_pairs(a, b)
     except ValueError as error:
         refused = str(error)
-    pairs = align_pairs(spread(a), spread(b))
+    pairs = align_pairs(spread(a), spread(b), **PLAIN)
     assert not pairs.params[0].is_fully_addressable
     to_one = align_pairs(
         item(a, 0), spread(b), mesh=mesh, one_reference=True, key=jax.random.key(1), **RANDOM

@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxfuse import (
     CoordinateAscent,
     Linear,
+    MergeMany,
     UniverseFrankWolfe,
     align_many,
     align_pairs,
@@ -32,7 +33,8 @@ from jaxfuse import (
 from tests.align.networks import batch, item
 
 SOLVER = CoordinateAscent()
-MANY = ("annealed_merge_many", "universe_frank_wolfe")
+# Each compiles in a few seconds, the default of many networks in five times that.
+MANY = (MergeMany(SOLVER, start=None), UniverseFrankWolfe(polish=None))
 
 
 def mesh(*sizes, names=("pairs", "other"), kind=AxisType.Auto):
@@ -107,7 +109,9 @@ def networks_over_devices():
             return found.params, found.permutations, found.status
 
         chex.assert_trees_all_equal(
-            jax.device_get(align(sharded)), jax.device_get(align(stacked)), custom_message=method
+            jax.device_get(align(sharded)),
+            jax.device_get(align(stacked)),
+            custom_message=repr(method),
         )
 
 

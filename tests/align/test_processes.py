@@ -12,7 +12,7 @@ import pytest
 
 from jaxfuse import align_pairs
 from tests.align.networks import batch, item
-from tests.align.of_two import COUNT, RANDOM
+from tests.align.of_two import COUNT, PLAIN, RANDOM
 
 ROOT = Path(__file__).parents[2]
 _SECONDS = 240
@@ -59,7 +59,7 @@ def whole(halves, name):
 
 def test_same_as_one_process(halves):
     a, b = batch(COUNT), batch(COUNT, seed=1)
-    want = align_pairs(a, b)
+    want = align_pairs(a, b, **PLAIN)
     for index, leaf in enumerate(want.params):
         np.testing.assert_array_equal(whole(halves, f"params/{index}"), leaf)
     np.testing.assert_allclose(whole(halves, "objective"), want.objective, rtol=1e-6)

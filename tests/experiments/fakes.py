@@ -41,7 +41,7 @@ FEW = {
     "mnist": ("plain", "ot_weights", "jaxfuse", "jaxfuse_images"),
     "lenet": ("plain", "git_rebasin", "jaxfuse", "jaxfuse_images"),
     "vgg11": ("plain", "git_rebasin", "jaxfuse", "jaxfuse_images"),
-    "het4": ("plain", "jaxfuse", "jaxfuse_images", "activations", "by_class", "cca", "zip_it"),
+    "het4": ("plain", "git_rebasin", "activations", "cca", "zip_it"),
     "time": ("ot_weights", "jaxfuse"),
     "widths": ("ot_weights", "zip_it"),
     "similarity": ("jaxfuse",),

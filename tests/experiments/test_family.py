@@ -27,19 +27,19 @@ def test_names_are_the_same_in_every_process():
         "from tests.experiments.test_family import FAMILY\n"
         "print(FAMILY.digest(3, 1), FAMILY.digest(3, 1, FAMILY.training))"
     )
-    for seed in ("1", "2"):
-        variables = {
-            "PYTHONHASHSEED": seed,
-            "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, sys.path))),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            env=os.environ | variables,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.split() == [FAMILY.digest(3, 1), FAMILY.digest(3, 1, FAMILY.training)]
+    # This process has a hash seed of its own.
+    variables = {
+        "PYTHONHASHSEED": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, sys.path))),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [FAMILY.digest(3, 1), FAMILY.digest(3, 1, FAMILY.training)]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,11 @@ def build(name: str):
     return *functional(example.build(nnx.Rngs(0))), example.inputs(jax.random.key(1))
 
 
-@pytest.mark.parametrize("name", [*ZOO, *DOUBLES])
+# resnet20_pad with more of the same blocks, which takes as many times longer.
+DEEPER = ("resnet32_pad", "resnet56_pad")
+
+
+@pytest.mark.parametrize("name", [*(name for name in ZOO if name not in DEEPER), *DOUBLES])
 def test_symmetry_is_right_and_complete(name, key):
     apply_fn, params, inputs = build(name)
     symmetry = infer_symmetry(apply_fn, params, *inputs)
@@ -47,7 +51,7 @@ def test_permuted_copy_comes_back(name, key):
     apply_fn, params, inputs = build(name)
     symmetry = infer_symmetry(apply_fn, params, *inputs)
     copy = permute(params, symmetry, random_permutations(symmetry, key))
-    found = align_params(params, copy, symmetry=symmetry)
+    found = align_params(params, copy, symmetry=symmetry, method="coordinate_ascent")
     for original, back in zip(jax.tree.leaves(params), jax.tree.leaves(found.params), strict=True):
         if is_weight(original):
             np.testing.assert_array_equal(original, back)
