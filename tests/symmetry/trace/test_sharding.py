@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[3]
 
 def test_eight_devices():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment.pop("XLA_FLAGS", None)
     run = subprocess.run(
         [sys.executable, "-m", "tests.symmetry.trace.sharded"],
         cwd=ROOT,
