@@ -83,12 +83,8 @@ def _convolve(
     images: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding
 ) -> jax.Array:
     patches = _patches(_channels_first(images), kernel.shape[:2], strides, padding)
-    flat = jax.lax.dot_general(
-        patches.reshape(-1, math.prod(patches.shape[2:])),
-        kernel.reshape(-1, kernel.shape[-1]),
-        (((0,), (0,)), ((), ())),
-    )
-    return flat.reshape(*patches.shape[2:], kernel.shape[-1])
+    by_channel = kernel.reshape(-1, kernel.shape[-1]).T @ _flat(patches)
+    return by_channel.reshape(-1, *patches.shape[2:]).transpose(1, 2, 3, 0)
 
 
 def _forward(
@@ -105,10 +101,10 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     images, kernel = kept
     window, channels = kernel.shape[:2], _channels_first(images)
-    flat = slope.reshape(-1, slope.shape[-1])
     patches = _patches(channels, window, strides, padding)
-    for_kernel = patches.reshape(-1, len(flat)) @ flat
-    for_patches = kernel.reshape(-1, kernel.shape[-1]) @ flat.T
+    slopes = _channels_first(slope).reshape(slope.shape[-1], -1)
+    for_kernel = _flat(patches) @ slopes.T
+    for_patches = kernel.reshape(-1, kernel.shape[-1]) @ slopes
     spread = jax.linear_transpose(
         lambda x: _patches(x, window, strides, padding), jax.typeof(channels)
     )
@@ -125,6 +121,10 @@ def _backward(
 
 
 _convolve.defvjp(_forward, _backward)
+
+
+def _flat(patches: jax.Array) -> jax.Array:
+    return patches.reshape(-1, math.prod(patches.shape[2:]))
 
 
 def _channels_first(images: jax.Array) -> jax.Array:
