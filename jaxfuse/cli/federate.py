@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -119,9 +120,7 @@ class Federate:
         clients = Clients.of(data, split)
         if self.fresh:
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
-        self.out.mkdir(parents=True, exist_ok=True)
-        split.save(self.out / "split.json")
-        history, path = self._train(data, clients, key, console)
+        history, path = self._train(data, clients, split, key, console)
         table = Table("round", "accuracy", "test loss", "training loss", "clients", "kept", "s")
         for row in history:
             table.add_row(
@@ -141,6 +140,8 @@ class Federate:
     def _split(self, data: Dataset, key: jax.Array) -> Partition:
         labels = data.train_labels
         if Path(self.split).suffix:
+            given = ("clients", "concentration", "noise")
+            refuse_given(self, given, f"has no effect on a split that is read from {self.split}")
             return Partition.load(self.split, labels)
         return partition(
             self.split,
@@ -152,7 +153,12 @@ class Federate:
         )
 
     def _train(
-        self, data: Dataset, clients: Clients, key: jax.Array, console: Console
+        self,
+        data: Dataset,
+        clients: Clients,
+        split: Partition,
+        key: jax.Array,
+        console: Console,
     ) -> tuple[tuple[Round, ...], Path]:
         keys = jax.random.split(jax.random.fold_in(key, 1), 1 + clients.count)
         shape = {"input_shape": data.input_shape, "classes": data.classes, "width": self.width}
@@ -163,7 +169,6 @@ class Federate:
             begin = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
         devices = jax.devices()
         mesh = jax.make_mesh((len(devices),), ("clients",), (AxisType.Auto,))
-        settings = _settings(self)
         columns = (
             TextColumn("rounds"),
             BarColumn(bar_width=24),
@@ -172,16 +177,19 @@ class Federate:
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}", style="dim"),
         )
-        with (
-            RunLogs(self.out, settings) as logs,
-            Progress(*columns, console=console) as progress,
-        ):
+        with ExitStack() as stack:
+            progress = stack.enter_context(Progress(*columns, console=console))
+            logs: list[RunLogs] = []
             task = progress.add_task("", total=self.rounds, text="compiling")
 
             def tell(row: Round) -> None:
                 text = f"accuracy {row.accuracy:.2%}, training loss {row.train_loss:.3f}"
                 progress.update(task, completed=row.round, text=text)
-                logs.add(row)
+                if not logs:
+                    # Not before the first round: what another run has left here is then refused.
+                    split.save(self.out / "split.json")
+                    logs.append(stack.enter_context(RunLogs(self.out, _settings(self))))
+                logs[0].add(row)
 
             result = federate(
                 create(self.model, key=keys[0], **make),
@@ -202,7 +210,7 @@ class Federate:
             )
             write(self.out / "network.safetensors", result.params, force=True)
             title = f"{self.dataset}, {clients.count} clients: {self.local}, {self.aggregate}"
-            return result.history, logs.plot(title)
+            return result.history, logs[0].plot(title)
 
     def _method(self) -> Any:
         method = LOCAL_METHODS[self.local]

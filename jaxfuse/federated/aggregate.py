@@ -56,7 +56,7 @@ def aggregate(
         weights: what every client counts, such as its number of examples; equal by default.
         method: a name of `jaxfuse.federated.AGGREGATORS` or an instance.
         anchor: the global network that the round began with, to whose units the clients' are
-            matched. Default: the first client that is usable.
+            matched. Default: the first client of those whose names and shapes most have.
         symmetry: what may be permuted. Default: read off `apply_fn`, or off the arrays, which must
             then be a plain chain of layers (`jaxfuse.infer_chain`).
         apply_fn: `apply_fn(params, *inputs)` of nested dicts, from which the symmetry is read.
@@ -108,7 +108,7 @@ def aggregate(
     key = jax.random.key(0) if key is None else key
     made = _aggregate(aggregator, stacked, shares, begun, symmetry, key)
     flat = traverse_util.flatten_dict(made.params, sep="/")
-    arrays = {name: np.asarray(flat[name]) for name in like}
+    arrays = {name: np.asarray(flat[name], like[name].dtype) for name in like}
     return AggregatedArrays(arrays, refused, float(made.kept))
 
 
@@ -118,8 +118,10 @@ def _aggregate(aggregator: Aggregator, *arguments: Any) -> Any:
 
 
 def _first_usable(clients: Sequence[Named]) -> Named:
-    """Return the first client whose arrays fit themselves, else the first of all."""
-    return next((each for each in clients if screen(each, each) is None), clients[0])
+    """Return the first of the clients that most agree with, else the first of all."""
+    sound = [each for each in clients if screen(each, each) is None]
+    votes = [sum(screen(other, each) is None for other in sound) for each in sound]
+    return sound[votes.index(max(votes))] if sound else clients[0]
 
 
 def _nested(arrays: Named, like: Named) -> Any:

@@ -26,7 +26,7 @@ class RoundConfig:
         weighting: "examples" (as FedAvg) or "uniform" (as GAMF's comparison).
         statistics: of normalisation layers: "average" with the parameters, "local" (every client
             keeps its own; FedBN, Li et al., 2021, on the statistics) or "recompute" (averaged, then
-            measured anew by the fused network on one batch of every client).
+            measured anew by the fused network on the first batch of every client of the round).
         augment: whether images are shifted by up to four pixels and mirrored, at random.
 
     Raises:

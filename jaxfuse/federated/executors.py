@@ -39,9 +39,6 @@ def run_clients(
 
     Returns:
         The outcomes with a leading axis `[m]`, in the order of the clients.
-
-    Raises:
-        ValueError: "shard_map" without a mesh.
     """
     count = len(steps)
     if executor == "vmap":
@@ -56,8 +53,7 @@ def run_clients(
         made = jax.lax.map(lambda part: _together(run, shared, *part), parts)
         place = jnp.argsort(order[:count])
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count][place], made)
-    if mesh is None:
-        raise ValueError("the executor 'shard_map' needs a mesh with the axis 'clients'")
+    assert mesh is not None, "a Plan sees to it"
     filled = jnp.pad(jnp.arange(count), (0, -count % mesh.size), mode="edge")
     parts = jax.tree.map(lambda leaf: leaf[filled], (clients, steps))
     split, whole = PartitionSpec("clients"), PartitionSpec()

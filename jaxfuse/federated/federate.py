@@ -17,7 +17,7 @@ from jaxfuse.federated.aggregation import AGGREGATORS, Aggregator, Layerwise
 from jaxfuse.federated.choose import choose_executor, with_executor
 from jaxfuse.federated.clients import Clients
 from jaxfuse.federated.config import Executor, RoundConfig
-from jaxfuse.federated.local import LOCAL_METHODS, FedDyn, LocalMethod, Scaffold
+from jaxfuse.federated.local import LOCAL_METHODS, LocalMethod
 from jaxfuse.federated.placement import local as here
 from jaxfuse.federated.placement import spread
 from jaxfuse.federated.rounds import FederatedState, Plan, advance, initial_state
@@ -109,15 +109,16 @@ def federate(
         begin: a tree `[N, ...]` of networks that the clients have in the first round in place of
             the global one. By default all set out from the same weights.
         executor: how clients share the machine, as in `run_clients`; "auto" takes what a short
-            timing finds fastest. Results differ by rounding between executors.
+            timing finds fastest, and a mesh of several devices without one. Results differ by
+            rounding between executors.
         chunk: clients at a time, for the executor "map".
         mesh: devices with one axis "clients", over which the executor "shard_map" spreads them.
             With several processes (`jax.distributed.initialize`) it has the devices of all, and
             each passes the same arguments.
         key: of everything that is drawn.
         evaluate_every: rounds between two evaluations; the last is always evaluated.
-        checkpoint_dir: folder for the checkpoints of this run alone, one a round. None are written
-            by default.
+        checkpoint_dir: folder for the checkpoints of this run alone, one a round, of one process.
+            None are written by default. The number of rounds is a part of the run.
         progress: called with every `Round`; of a run that goes on, first with those of before. What
             it raises ends the run.
 
@@ -148,11 +149,6 @@ def federate(
         )
     config = RoundConfig() if config is None else config
     method = resolve("local", local, LOCAL_METHODS)
-    if begin is not None and isinstance(method, Scaffold | FedDyn):
-        raise ValueError(
-            f"{type(method).__name__} adds up weights of clients, whose units are in other orders "
-            "where each begins with its own: take sgd, fedprox or moon, or begin=None"
-        )
     infer, params = functional(module)
     example = jax.ShapeDtypeStruct((config.batch_size, *clients.images.shape[1:]), jnp.float32)
     plan = Plan(
@@ -166,14 +162,20 @@ def federate(
         mesh=mesh,
     )
     state = initial_state(plan, params, clients.count, key)
+    devices = 1 if mesh is None else mesh.size
     identity = fingerprint(
-        repr((config, plan.local, plan.aggregator, executor, chunk, rounds, evaluate_every)),
+        repr((config, method, plan.aggregator, executor, chunk, devices, rounds, evaluate_every)),
         (key, params, begin, clients, test),
     )
     saved = _Saved(state, jnp.full((rounds, len(Round._fields)), jnp.nan), jnp.int32(-1))
     run = _Run(plan, clients, test, rounds, evaluate_every, begin, progress, executor == "auto")
     if checkpoint_dir is None:
         return run.go(saved, lambda saved: None)
+    if jax.process_count() > 1:
+        raise ValueError(
+            "checkpoint_dir is for one process: its files hold arrays of this process alone; run "
+            "without it, or with one process for all devices"
+        )
     with Checkpoints(checkpoint_dir, identity=identity) as checkpoints:
         restored = checkpoints.restore(saved)
         saved = saved if restored is None else restored[1]

@@ -17,8 +17,8 @@ def rewrite(function: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
 
     Args:
         function: pure function of trees of arrays.
-        rule: what is asked. Operations inside `jit`, `checkpoint` and custom derivatives are
-            asked for where they are the rule's kind; loops are run as they are.
+        rule: what is asked. Operations inside `jit` and `checkpoint` are asked for one by one;
+            loops and functions with custom derivatives are run as they are.
 
     Returns:
         A function of the same arguments. Works under `jit`, `vmap` and `grad`.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,10 @@ class Plan:
     mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
+        if self.executor not in get_args(Executor):
+            raise ValueError(f"executor={self.executor!r} is none of {get_args(Executor)}")
+        if self.executor == "shard_map" and self.mesh is None:
+            raise ValueError("the executor 'shard_map' needs a mesh with the axis 'clients'")
         if isinstance(self.aggregator, Layerwise) and isinstance(self.local, Scaffold | FedDyn):
             raise ValueError(
                 f"{type(self.local).__name__} measures how far a client comes in a round, and in "
@@ -130,12 +134,18 @@ def advance(
         state: of the rounds before; its buffers are taken.
         begin: a tree `[N, ...]` of networks that the clients begin with in place of the global one:
             they set out apart. They are then matched to the first client of the round, as the
-            global network has nothing of theirs.
+            global network has nothing of theirs, and remember nothing of it, as their units were
+            in other orders.
 
     Returns:
         The new state, and what happened. A client whose network is not finite is left out; where
         none is left, network and server stay as they were.
+
+    Raises:
+        ValueError: at trace time, if the state or `begin` is of another number of clients, or the
+            method adds up what clients that set out apart have in other orders.
     """
+    _check(plan, data, state, begin)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.round)
     cohort_key, client_key, server_key = jax.random.split(key, 3)
     cohort = draw_cohort(plan, data.count, cohort_key)
@@ -184,7 +194,7 @@ def advance(
     weights, server = plan.local.serve(weights, state.server, back)
     params = plan.network.train.merge(weights, statistics)
     if plan.config.statistics == "recompute":
-        params = _measure(plan, data, clients, params)
+        params = _measure(plan, data, clients, present, params)
     some = jnp.any(present)
     params, server = jax.tree.map(
         lambda new, old: jnp.where(some, new, old), (params, server), (state.params, state.server)
@@ -192,7 +202,9 @@ def advance(
     own = None
     if state.statistics is not None:
         own = _put(state.statistics, cohort, outcome.journey.statistics)
-    memory = _put(state.memory, cohort, outcome.memory)
+    # The units of clients that set out apart were in other orders than they are now: forgotten.
+    remembered = outcome.memory if begin is None else clients.memory
+    memory = _put(state.memory, cohort, remembered)
     advanced = FederatedState(params, server, memory, own, state.round + 1, state.key)
     report = RoundReport(cohort, outcome.loss, present, made.kept)
     return _settle(plan, data.count, advanced, report)
@@ -214,6 +226,25 @@ def draw_cohort(plan: Plan, clients: int, key: jax.Array) -> jax.Array:
         return jnp.arange(clients, dtype=jnp.int32)
     drawn = jax.random.choice(key, clients, (count,), replace=False)
     return jnp.sort(drawn).astype(jnp.int32)
+
+
+def _check(plan: Plan, data: Clients, state: FederatedState, begin: Params | None) -> None:
+    tables = (("state", (state.memory, state.statistics)), ("begin", begin))
+    for name, table in tables:
+        for leaf in jax.tree.leaves(table):
+            if leaf.shape[:1] != (data.count,):
+                raise ValueError(
+                    f"{name} has a table of shape {leaf.shape} for {data.count} clients: its first "
+                    "axis must have a row for each"
+                )
+    if begin is None:
+        return
+    if isinstance(plan.local, Scaffold | FedDyn) or state.statistics is not None:
+        raise ValueError(
+            "clients that begin with networks of their own have units in other orders, and "
+            "scaffold, feddyn and statistics='local' keep numbers of every unit: take sgd, fedprox "
+            "or moon and other statistics, or begin=None"
+        )
 
 
 def _settle(
@@ -290,10 +321,15 @@ def _shares(plan: Plan, clients: Client, present: jax.Array) -> jax.Array:
     return raw / jnp.maximum(jnp.sum(raw), 1.0)
 
 
-def _measure(plan: Plan, data: Clients, clients: Client, params: Params) -> Params:
-    """Measure statistics anew on one batch of every client of the round."""
-    slots = jnp.arange(plan.config.batch_size)[None] % clients.shard.size[:, None]
-    rows = jnp.take_along_axis(clients.shard.indices, slots, axis=1).reshape(-1)
+def _measure(
+    plan: Plan, data: Clients, clients: Client, present: jax.Array, params: Params
+) -> Params:
+    """Measure statistics anew on one batch of every client of the round that counts."""
+    # In the place of one that is left out stands the first that is not.
+    source = jnp.where(present, jnp.arange(len(present)), jnp.argmax(present))
+    shard = jax.tree.map(lambda leaf: leaf[source], clients.shard)
+    slots = jnp.arange(plan.config.batch_size)[None] % shard.size[:, None]
+    rows = jnp.take_along_axis(shard.indices, slots, axis=1).reshape(-1)
     images, _ = data.take(rows)
     merger = Merger(params, (params,), [1.0], plan.symmetry, plan.network.infer, (images,))
     return ResetStatistics().repair(merger)

@@ -6,6 +6,7 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from jaxfuse.federated.clients import Clients, Shard
 from jaxfuse.federated.config import RoundConfig
@@ -62,9 +63,9 @@ class Outcome(NamedTuple):
     loss: jax.Array
 
 
-def steps_of(config: RoundConfig, size: jax.Array) -> jax.Array:
+def steps_of(config: RoundConfig, size: ArrayLike) -> jax.Array:
     """Return the steps of a client of so many examples in one round, int32; 0 for none."""
-    return config.epochs * -(-size // config.batch_size)
+    return config.epochs * -(-jnp.asarray(size) // config.batch_size)
 
 
 def train_client(

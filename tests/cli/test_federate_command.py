@@ -41,8 +41,13 @@ def test_goes_on_from_checkpoints_and_its_own_split(call, tmp_path):
     again = call(*words, "--strength", "0.1")
     assert again.status == 0
     assert (tmp_path / "out/rounds.csv").read_text() == before
+    kept = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert "belong to a run with another config" in call(*words).one_line()
-    assert call(*words, "--fresh", "--apart", "--split", tmp_path / "out/split.json").status == 0
+    assert all(path.read_bytes() == held for path, held in kept.items())
+    again = (*words, "--fresh", "--split", tmp_path / "out/split.json")
+    assert "--clients has no effect" in call(*again).one_line()
+    plain = ("federate", *again[3:])
+    assert call(*plain, "--apart", "--local", "sgd").status == 0
     split = Partition.load(tmp_path / "out/split.json", load_digits().train_labels)
     assert len(split.clients) == 3
     assert "dense/0/kernel" in read(tmp_path / "out/network.safetensors")

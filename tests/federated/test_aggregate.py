@@ -65,6 +65,12 @@ def test_what_does_not_fit_is_refused():
         aggregate([ONE], method="fedprox")
 
 
+def test_without_an_anchor_the_majority_decides_what_fits():
+    odd = {name: np.zeros((2, 2), np.float32) for name in ONE}
+    made = aggregate([odd, ONE, OTHER], apply_fn=APPLY, inputs=jnp.zeros((1, 4)))
+    assert sorted(made.refused) == [0]
+
+
 def test_dtypes_are_those_of_the_global_network():
     half = {name: a.astype(jnp.bfloat16) for name, a in ONE.items()}
     made = aggregate([ONE, ONE], method="average", anchor=half)

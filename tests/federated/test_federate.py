@@ -46,8 +46,31 @@ def test_history_and_progress():
     np.testing.assert_allclose(told, result.history, rtol=1e-6)
 
 
-def test_auto_times_the_executors_and_says_which_it_took():
-    assert run(rounds=1).plan.executor in ("vmap", "map", "shard_map")
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [({("vmap", 1): 1.0}, ("vmap", 1)), ({("map", 1): 1.0}, ("map", 1))],
+    ids=["vmap", "map"],
+)
+def test_auto_takes_the_fastest_executor(monkeypatch, seconds, chosen):
+    monkeypatch.setattr(
+        "jaxfuse.federated.choose._time",
+        lambda plan, data, state: seconds.get((plan.executor, plan.chunk), 9.0),
+    )
+    plan = run(rounds=1).plan
+    assert (plan.executor, plan.chunk) == chosen
+
+
+def test_a_large_client_counts_in_the_choice(monkeypatch):
+    # All at once everybody waits for the client of 16 examples; in turn nobody does.
+    times = {"vmap": 1.0, "map": 1.5}
+    monkeypatch.setattr(
+        "jaxfuse.federated.choose._time",
+        lambda plan, data, state: times[plan.executor] if plan.chunk == 1 else 9.0,
+    )
+    uneven = toy.clients((np.arange(16), *[np.arange(1)] * 5))
+    for data, chosen in ((uneven, "map"), (toy.clients([np.arange(4)] * 3), "vmap")):
+        fixed = (toy.module(), data, toy.dataset().test(), RoundConfig(batch_size=4))
+        assert federate(*fixed, rounds=1, key=jax.random.key(0)).plan.executor == chosen
 
 
 def test_more_rounds_learn():

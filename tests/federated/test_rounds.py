@@ -11,7 +11,10 @@ from jax.sharding import AxisType
 from jaxfuse.federated import AGGREGATORS, Clients, FedMA, Moon, RoundConfig, Scaffold, advance
 from jaxfuse.federated.rounds import Plan
 from jaxfuse.models import create, functional
+from jaxfuse.models.functional import training_function
+from jaxfuse.symmetry import infer_symmetry
 from tests.federated import toy
+from tests.oracles import federated as oracle
 
 
 def assert_close(first, second, **tolerance):
@@ -39,11 +42,22 @@ def test_executors_agree(executor, chunk):
     assert_close(gots[1].loss, rights[1].loss, rtol=1e-5)
 
 
-def test_shard_map_needs_a_mesh():
-    data = toy.clients()
-    a_plan = toy.plan(executor="shard_map")
+def test_executors_are_checked():
     with pytest.raises(ValueError, match="needs a mesh"):
-        advance(a_plan, data, toy.start(a_plan, data))
+        toy.plan(executor="shard_map")
+    with pytest.raises(ValueError, match="executor='loop' is none of"):
+        toy.plan(executor="loop")
+
+
+def test_tables_of_other_clients_are_refused():
+    data, a_plan = toy.clients(), toy.plan(local=Scaffold())
+    two = toy.clients(toy.SHARDS[:2])
+    with pytest.raises(ValueError, match="state has a table"):
+        advance(a_plan, data, toy.start(a_plan, two))
+    a_plan = toy.plan()
+    begin = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), functional(toy.module())[1])
+    with pytest.raises(ValueError, match="begin has a table"):
+        advance(a_plan, data, toy.start(a_plan, data), begin)
 
 
 def test_a_small_client_does_not_move_while_a_large_one_goes_on():
@@ -120,8 +134,6 @@ def test_weighting():
         state = toy.start(a_plan, data)
         begun = toy.weights_of(state.params)
         batches = toy.batches(a_plan, data, state)
-        from tests.oracles import federated as oracle
-
         ends_here = [
             oracle.train(
                 begun, batches[k], oracle.entropy_gradient, rate=0.1, momentum=0.0, decay=0.01
@@ -191,13 +203,58 @@ def test_networks_of_their_own_are_matched_to_the_first():
         }
     }
     config = dataclasses.replace(toy.CONFIG, learning_rate=1e-9)
-    kept = {}
+    same, kept = {}, {}
     for name in ("matched", "average"):
         a_plan = toy.plan(net, config=config, aggregator=AGGREGATORS[name])
         state, report = advance(a_plan, data, toy.start(a_plan, data, net), begin)
-        kept[name] = np.allclose(toy.weights_of(state.params)[0], params["dense"]["0"]["kernel"])
-    assert kept == {"matched": True, "average": False}
-    assert float(report.kept) == 1
+        same[name] = np.allclose(toy.weights_of(state.params)[0], params["dense"]["0"]["kernel"])
+        kept[name] = float(report.kept)
+    assert same == {"matched": True, "average": False}
+    assert kept["matched"] < 1 == kept["average"]
+
+
+def test_what_clients_apart_remember_is_forgotten():
+    data, a_plan = toy.clients(), toy.plan(local=Moon())
+    begin = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), functional(toy.module())[1])
+    state, _ = advance(a_plan, data, toy.start(a_plan, data), begin)
+    assert state.memory.known.tolist() == [0, 0, 0]
+    state, _ = advance(a_plan, data, state)
+    assert state.memory.known.tolist() == [1, 1, 1]
+    for refused in (
+        toy.plan(local=Scaffold()),
+        toy.plan(config=dataclasses.replace(toy.CONFIG, statistics="local")),
+    ):
+        with pytest.raises(ValueError, match="other orders"):
+            advance(refused, data, toy.start(refused, data), begin)
+
+
+def test_recomputed_statistics_leave_out_who_is_left_out():
+    net = toy.module(norm="batch")
+    config = dataclasses.replace(toy.CONFIG, statistics="recompute")
+    state, reports = two_rounds(toy.plan(net, config=config), broken(1), net)
+    assert [report.present.tolist() for report in reports] == [[True, False, True]] * 2
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.params))
+
+
+def test_fedma_trains_the_output_layer_behind_the_last_hidden_one():
+    data = toy.clients()
+    ends = []
+    for epochs in (1, 30):
+        a_plan = toy.plan(aggregator=FedMA(retrain_epochs=epochs))
+        state, _ = advance(a_plan, data, toy.start(a_plan, data))
+        ends.append(toy.weights_of(state.params))
+    np.testing.assert_array_equal(ends[0][0], ends[1][0])
+    assert np.abs(ends[0][1] - ends[1][1]).max() > 0.1
+
+
+def test_augmented_rounds_draw_anew():
+    data = toy.clients()
+    ends = []
+    for augment in (False, True):
+        a_plan = toy.plan(config=dataclasses.replace(toy.CONFIG, augment=augment))
+        state, _ = advance(a_plan, data, toy.start(a_plan, data))
+        ends.append(toy.weights_of(state.params)[0])
+    assert not np.allclose(*ends)
 
 
 @pytest.mark.parametrize(
@@ -231,9 +288,6 @@ def test_convolutional_clients_agree_with_one_by_one():
     net = create("lenet", input_shape=(8, 8, 1), classes=3, width=0.3, key=jax.random.key(0))
     base = toy.plan(toy.module(), local=Moon())
     infer, _ = functional(net)
-    from jaxfuse.models.functional import training_function
-    from jaxfuse.symmetry import infer_symmetry
-
     symmetry = infer_symmetry(infer, functional(net)[1], jnp.zeros((2, 8, 8, 1)))
     ends = []
     for executor, products in (("vmap", True), ("map", False)):

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.federated.aggregation.protocol import Aggregated
 from jaxfuse.symmetry import Symmetry
 from jaxfuse.symmetry.tree import is_weight
@@ -50,7 +51,8 @@ def average_stack(clients: PyTree, weights: jax.Array) -> PyTree:
         if not is_weight(leaf):
             return leaf[0]
         wide = jnp.promote_types(leaf.dtype, jnp.float32)
-        return jnp.tensordot(weights.astype(wide), leaf.astype(wide), 1).astype(leaf.dtype)
+        mixed = jnp.tensordot(weights.astype(wide), leaf.astype(wide), 1, precision=HIGHEST)
+        return mixed.astype(leaf.dtype)
 
     return jax.tree.map(mix, clients)
 

@@ -114,6 +114,8 @@ class FedMA:
         """Train phase by phase; see `Layerwise.train`."""
         groups = order_nodes(symmetry)
         outcome = run(start, clients)
+        if not groups:
+            return outcome, jnp.float32(1)
         merge, split = jax.vmap(network.merge), jax.vmap(network.split)
         first = network.merge(start.weights, start.statistics)
         phases = _phases(first, symmetry, groups)
@@ -137,7 +139,8 @@ class FedMA:
             params = jax.vmap(lambda tree, order: permute(tree, symmetry, order))(params, only)
             average = average_stack(params, present)
             params = jax.tree.map(
-                lambda own, mean, turn: jnp.where(index == turn, mean[None], own),
+                # Of a client that was left out in between, what is common already too.
+                lambda own, mean, turn: jnp.where(turn <= index, mean[None], own),
                 params,
                 average,
                 phases,
@@ -190,15 +193,20 @@ class FedMA:
 
 
 def _phases(params: PyTree, symmetry: Symmetry, groups: list[str]) -> PyTree:
-    """Return for every leaf the phase in which it becomes common: that of the units it computes."""
+    """Return for every leaf the phase in which it becomes common: when all its units are.
+
+    The output layer, which makes no units, has a turn behind the last.
+    """
     turns: dict[str, int] = {}
     for tensor in symmetry.tensors:
-        carried = [group for group in tensor.groups if group is not None]
-        if tensor.output is not None:
-            computed = tensor.groups[tensor.output]
+        carried = [groups.index(group) for group in tensor.groups if group is not None]
+        # A kernel makes units where its output axis carries some, a bias or a statistic always.
+        if tensor.output is None:
+            makes = len(tensor.groups) == 1
         else:
-            computed = carried[0] if len(carried) == 1 else None
-        turn = len(groups) if computed is None else groups.index(computed)
+            makes = tensor.groups[tensor.output] is not None
+        # Not before its inputs are common too.
+        turn = max(carried) if carried and makes else len(groups)
         turns[tensor.path] = max(turn, turns.get(tensor.path, 0))
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jnp.int32(turns.get(leaf_path(path), len(groups))), params

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.federated.local.protocol import Journey, Returned, Start
 from jaxfuse.federated.local.sgd import LocalSGD
 from jaxfuse.models.functional import Params
@@ -74,7 +75,9 @@ class FedDyn(LocalSGD):
         if self.alpha == 0:
             return weights, server
         kept = jax.tree.map(
-            lambda h, x, w: h - jnp.tensordot(back.present, w - x[None], 1) / back.clients,
+            lambda h, x, w: (
+                h - jnp.tensordot(back.present, w - x[None], 1, precision=HIGHEST) / back.clients
+            ),
             server,
             back.start,
             back.weights,

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxfuse.affinity.block import HIGHEST
 from jaxfuse.federated.local.protocol import Journey, Returned, Start
 from jaxfuse.federated.local.sgd import LocalSGD
 from jaxfuse.models.functional import Params
@@ -76,7 +77,9 @@ class Scaffold(LocalSGD):
         """Step towards the aggregate, and move the global variate by the clients' mean change."""
         moved = jax.tree.map(lambda x, w: x + self.server_rate * (w - x), back.start, weights)
         shared = jax.tree.map(
-            lambda c, old, new: c + jnp.tensordot(back.present, new - old, 1) / back.clients,
+            lambda c, old, new: (
+                c + jnp.tensordot(back.present, new - old, 1, precision=HIGHEST) / back.clients
+            ),
             server,
             back.before,
             back.after,
