@@ -251,6 +251,7 @@ def flower_round(problem: Problem, config: Config) -> float:
     from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import FedAvg
     from flwr.simulation import run_simulation
+
     from jaxfuse.federated.flower import from_record, to_record
 
     stamps: list[float] = []
