@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxfuse.experiments import TABLES, Nursery, Results, renew, report, resume, run
+from jaxfuse.experiments import EXPERIMENTS, TABLES, Nursery, Results, renew, report, resume, run
 from jaxfuse.experiments.families import SCALES
 from jaxfuse.experiments.recipes import RECIPES
 from jaxfuse.experiments.similarity import _perturb, rank_correlation
 from tests.experiments.fakes import small
 
-COMMITTED = Path(__file__).parents[2] / "benchmarks" / "compact_ensemble"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+COMMITTED = {name: BENCHMARKS / name.replace("-", "_") for name in EXPERIMENTS}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -107,12 +108,15 @@ def test_a_document_is_renewed_between_its_marks_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(COMMITTED.glob("*/results.json")), ids=lambda path: path.parent.name
+    "path",
+    sorted(path for folder in COMMITTED.values() for path in folder.glob("*/results.json")),
+    ids=lambda path: path.parent.name,
 )
 def test_committed_tables_are_those_of_their_results(path, tmp_path):
+    (tables,) = (EXPERIMENTS[name] for name, at in COMMITTED.items() if path.is_relative_to(at))
     results = Results.load(path)
     seeds = tuple(sorted({cell.seed for cell in results.cells}))
-    table = dataclasses.replace(TABLES[results.table](results.scale), seeds=seeds)
+    table = dataclasses.replace(tables[results.table](results.scale), seeds=seeds)
     fresh = Results.start(results.table, results.scale, table)
     assert fresh.config == results.config, "the configuration has changed: run the table again"
     shown = (path.parent / "table.md").read_text()
@@ -120,6 +124,7 @@ def test_committed_tables_are_those_of_their_results(path, tmp_path):
     assert all((path.parent / f"{name}.png").stat().st_size < 1_000_000 for name in pictures)
     assert shown.startswith(table.markdown(results).rstrip())
     document = tmp_path / "README.md"
-    document.write_text((COMMITTED / "README.md").read_text())
-    renew(document, results.table, shown)
-    assert document.read_text() == (COMMITTED / "README.md").read_text()
+    readme = (path.parents[1] / "README.md").read_text()
+    document.write_text(readme)
+    renew(document, path.parent.name, shown)
+    assert document.read_text() == readme
