@@ -219,7 +219,7 @@ class FederationTable:
             list(known.values()),
             list(known),
             loc="outside lower center",
-            ncols=3,
+            ncols=1 + columns,
             frameon=False,
             fontsize=8,
         )
