@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import tyro
 from jax.sharding import AxisType
 from rich.console import Console
@@ -26,8 +25,9 @@ from jaxfuse.checkpoints import write
 from jaxfuse.cli.options import refuse_given
 from jaxfuse.data import Dataset, Partition, load, partition
 from jaxfuse.federated import AGGREGATORS, LOCAL_METHODS, Clients, Round, RoundConfig, federate
+from jaxfuse.federated.apart import draw_apart
 from jaxfuse.federated.logs import RunLogs
-from jaxfuse.models import MODEL_NAMES, create, functional
+from jaxfuse.models import MODEL_NAMES, create
 from jaxfuse.models.create import Width
 
 if TYPE_CHECKING:
@@ -163,10 +163,7 @@ class Federate:
         keys = jax.random.split(jax.random.fold_in(key, 1), 1 + clients.count)
         shape = {"input_shape": data.input_shape, "classes": data.classes, "width": self.width}
         make = {**shape, "bias": self.bias, "norm": self.norm}
-        begin = None
-        if self.apart:
-            each = [functional(create(self.model, key=own, **make))[1] for own in keys[1:]]
-            begin = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        begin = draw_apart(self.model, keys[1:], **make) if self.apart else None
         devices = jax.devices()
         mesh = jax.make_mesh((len(devices),), ("clients",), (AxisType.Auto,))
         columns = (

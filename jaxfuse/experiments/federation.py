@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxfuse.data import Dataset, load, partition
@@ -17,7 +16,8 @@ from jaxfuse.experiments.plots import COLOURS, blank
 from jaxfuse.experiments.published import published_lines
 from jaxfuse.experiments.summary import column, markdown_table, mean, spread
 from jaxfuse.federated import Clients, Moon, RoundConfig, federate
-from jaxfuse.models import create, functional
+from jaxfuse.federated.apart import draw_apart
+from jaxfuse.models import create
 from jaxfuse.models.create import Width
 
 if TYPE_CHECKING:
@@ -122,10 +122,7 @@ class FederationTable:
         )
         keys = jax.random.split(jax.random.fold_in(key, 1), 1 + start.clients)
         shape = {"input_shape": data.input_shape, "classes": data.classes, "width": self.width}
-        begin = None
-        if start.apart:
-            each = [functional(create(self.model, key=own, **shape))[1] for own in keys[1:]]
-            begin = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        begin = draw_apart(self.model, keys[1:], **shape) if start.apart else None
         result = federate(
             create(self.model, key=keys[0], **shape),
             Clients.of(data, split),

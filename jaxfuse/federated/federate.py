@@ -13,13 +13,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfuse.align.search import resolve
-from jaxfuse.federated.aggregation import AGGREGATORS, Aggregator, Layerwise
+from jaxfuse.federated.aggregation import AGGREGATORS, Aggregator
 from jaxfuse.federated.choose import choose_executor, with_executor
 from jaxfuse.federated.clients import Clients
 from jaxfuse.federated.config import Executor, RoundConfig
 from jaxfuse.federated.local import LOCAL_METHODS, LocalMethod
-from jaxfuse.federated.placement import local as here
-from jaxfuse.federated.placement import spread
+from jaxfuse.federated.placement import here, spread
 from jaxfuse.federated.rounds import FederatedState, Plan, advance, initial_state
 from jaxfuse.federated.training import Network
 from jaxfuse.models.functional import Params, functional, training_function
@@ -81,7 +80,7 @@ def federate(
     *,
     rounds: int,
     local: LocalMethod | str = "sgd",
-    aggregate: Aggregator | Layerwise | str = "average",
+    aggregate: Aggregator | str = "average",
     begin: Params | None = None,
     executor: Executor | Literal["auto"] = "auto",
     chunk: int = 1,

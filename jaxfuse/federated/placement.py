@@ -34,7 +34,7 @@ def spread(state: FederatedState, clients: Clients, mesh: Mesh) -> tuple[Federat
     return state._replace(memory=memory, statistics=statistics), _put(clients, whole)
 
 
-def local(tree: Tree) -> Tree:
+def here(tree: Tree) -> Tree:
     """Return a tree that every device holds whole, as arrays of this process' first device."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 

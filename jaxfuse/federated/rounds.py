@@ -41,7 +41,7 @@ class Plan:
     network: Network
     config: RoundConfig
     local: LocalMethod
-    aggregator: Aggregator | Layerwise
+    aggregator: Aggregator
     symmetry: Symmetry
     executor: Executor = "vmap"
     chunk: int = 1

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxfuse.federated.aggregation.average import average_stack, choose_rows, finite_rows
 from jaxfuse.federated.aggregation.matched import kept_share
-from jaxfuse.federated.aggregation.protocol import Aggregated
+from jaxfuse.federated.aggregation.protocol import Aggregated, Aggregator
 from jaxfuse.federated.local import Start
 from jaxfuse.models.functional import TrainingFunction
 from jaxfuse.networks import Networks
@@ -22,7 +22,7 @@ PyTree = Any
 
 
 @runtime_checkable
-class Layerwise(Protocol):
+class Layerwise(Aggregator, Protocol):
     """An aggregator that has a say in the training: what the server does comes in phases."""
 
     def train(
@@ -49,17 +49,6 @@ class Layerwise(Protocol):
         Returns:
             What `run` returned last, and the share of units that stayed in place.
         """
-        ...
-
-    def aggregate(
-        self,
-        clients: PyTree,
-        weights: jax.Array,
-        anchor: PyTree,
-        symmetry: Symmetry | None,
-        key: jax.Array,
-    ) -> Aggregated:
-        """Make one network of clients whose units are in one order; see `Aggregator`."""
         ...
 
 
