@@ -6,7 +6,7 @@ from jaxfuse.align import Alignment, Alignments, align_many, align_pairs, align_
 from jaxfuse.assignment import hungarian, sinkhorn
 from jaxfuse.connectivity import Barrier, barrier, interpolate
 from jaxfuse.ensembles import mean_logits, mean_probabilities, vote
-from jaxfuse.fusion import average, fuse, rescale_units
+from jaxfuse.fusion import average, fuse, invert, rescale_units
 from jaxfuse.fusion.repair import (
     LeastSquares,
     RepairActivations,
@@ -113,6 +113,7 @@ __all__ = [
     "infer_chain",
     "infer_symmetry",
     "interpolate",
+    "invert",
     "mean_logits",
     "mean_probabilities",
     "needed_memory",

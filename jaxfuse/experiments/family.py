@@ -14,6 +14,7 @@ from flax import nnx, traverse_util
 
 from jaxfuse.checkpoints import read, write
 from jaxfuse.data import Dataset, dirichlet, homogeneous, load, personalised
+from jaxfuse.fusion import invert
 from jaxfuse.models import create, functional
 from jaxfuse.models.create import Width
 from jaxfuse.symmetry import Symmetry, infer_symmetry
@@ -135,6 +136,11 @@ class Parents(NamedTuple):
         picked = [generator.permutation(share)[:each] for share in owners]
         return jax.numpy.asarray(self.images[np.concatenate(picked)[:count]])
 
+    def inversions(self, count: int) -> jax.Array:
+        """Make images `[count, h, w, c]` that all parents take for the classes, without data."""
+        shape = jax.ShapeDtypeStruct((count, *self.images.shape[1:]), jax.numpy.float32)
+        return invert(self.apply_fn, self.params, shape)
+
 
 class Nursery:
     """Trains parents, or takes them from the cache.
@@ -151,6 +157,7 @@ class Nursery:
         self.cache, self.data_dir, self.tell = cache, data_dir, tell
         self._data: tuple[tuple[str, ...], Dataset] | None = None
         self._parents: tuple[tuple[Family, int], Parents] | None = None
+        self._inversions: tuple[tuple[Family, int, int], jax.Array] | None = None
 
     def data(self, family: Family) -> Dataset:
         """Load a dataset, or return it where it was the last one."""
@@ -166,6 +173,14 @@ class Nursery:
         if self._parents is None or self._parents[0] != (family, seed):
             self._parents = ((family, seed), self._raise(family, seed))
         return self._parents[1]
+
+    def inversions(self, family: Family, seed: int, count: int) -> jax.Array:
+        """Return inversions of all parents, or return them where they were the last ones."""
+        if self._inversions is None or self._inversions[0] != (family, seed, count):
+            self.tell(f"{family.name}, seed {seed}: inverting {family.members} networks", 0.0)
+            made = self.parents(family, seed).inversions(count)
+            self._inversions = ((family, seed, count), made)
+        return self._inversions[1]
 
     def finetuned(self, family: Family, seed: int, training: TrainingConfig) -> list[PyTree]:
         """Train every parent further, on the examples of all."""

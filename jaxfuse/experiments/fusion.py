@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxfuse.experiments.cells import Cell, Results, Values, grid
@@ -63,7 +64,8 @@ class FusionTable:
             return self._parents(family, parents, cell.seed, nursery)
         if cell.method == ENSEMBLE:
             return self._ensemble(parents)
-        return self._recipe(RECIPES[cell.method], cell, parents, nursery)
+        made = nursery.inversions(family, cell.seed, self.images)
+        return self._recipe(RECIPES[cell.method], cell, parents, made, nursery)
 
     def _parents(
         self, family: Family, parents: Parents, seed: int, nursery: Nursery
@@ -87,9 +89,9 @@ class FusionTable:
         return values
 
     def _recipe(
-        self, recipe: Recipe, cell: Cell, parents: Parents, nursery: Nursery
+        self, recipe: Recipe, cell: Cell, parents: Parents, made: jax.Array, nursery: Nursery
     ) -> dict[str, Any]:
-        fused = fuse_parents(recipe, parents, images=self.images, noise=self.noise)
+        fused = fuse_parents(recipe, parents, images=self.images, noise=self.noise, inversions=made)
         values: dict[str, Any] = {"status": fused.status}
         own = None
         for variant in VARIANTS:
@@ -135,9 +137,9 @@ class FusionTable:
         parts += [
             "### One shot: ours, and the best of the others",
             "Without images: the best bare average of a method that sees none, against ours fitted "
-            "on noise. With images: the best of all methods, bare or after REPAIR, against ours "
-            "fitted on images. The best is chosen seed by seed on the evaluation images, to the "
-            "advantage of the others.",
+            "on inversions. With images: the best of all methods, bare or after REPAIR, against "
+            "ours fitted on images. The best is chosen seed by seed on the evaluation images, to "
+            "the advantage of the others.",
             self._verdict(results),
         ]
         parts += published_lines(self.published)
@@ -147,8 +149,8 @@ class FusionTable:
         text = (
             f"Scale `{results.scale}`. Mean ± sample standard deviation over seeds, in percent. "
             "Dirichlet(0.5) and special/general splits are drawn with every seed. "
-            f"{self.images} unlabelled training images, {self.noise} samples of noise. Bold: the "
-            "recipe's own result."
+            f"{self.images} unlabelled training images, as many inversions of the parents, "
+            f"{self.noise} samples of noise. Bold: the recipe's own result."
         )
         if self.finetuning is not None:
             text += (

@@ -1,6 +1,7 @@
 """The competitors: how each makes one network out of K."""
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,12 +28,13 @@ from jaxfuse.transport.pfnm import PFNM
 from jaxfuse.transport.zip_it import ZipIt
 
 PyTree = Any
-Variant = Literal["average", "norm", "noise", "repaired", "fitted"]
+Variant = Literal["average", "norm", "noise", "inverted", "repaired", "fitted"]
 VARIANTS: MappingProxyType[Variant, str] = MappingProxyType(
     {
         "average": "average",
         "norm": "norms, no data",
         "noise": "fit on noise, no data",
+        "inverted": "fit on inversions, no data",
         "repaired": "REPAIR, images",
         "fitted": "fit, images",
     }
@@ -50,6 +52,7 @@ class Recipe:
         many: how more than two are; the same by default.
         affinity: how edges are compared, where weights are.
         images: whether the alignment looks at the unlabelled images.
+        inverted: whether it looks at inversions of the parents in their place, which take no data.
         images_of: the parent whose images these are; None takes as many of each.
         ours: whether it stands for jaxfuse.
         own: the variant that is the recipe's result: the bare average for a published method, the
@@ -64,6 +67,7 @@ class Recipe:
     many: AnyMethod | None = None
     affinity: str = "linear"
     images: bool = False
+    inverted: bool = False
     images_of: int | None = None
     ours: bool = False
     own: Variant = "average"
@@ -82,7 +86,12 @@ RECIPES: MappingProxyType[str, Recipe] = MappingProxyType(
         ),
         "gamf": Recipe("GAMF, Gaussian affinity", GAMF(), affinity="gaussian"),
         "gamf_code": Recipe("GAMF, released code's kernel", RowGAMF()),
-        "jaxfuse": Recipe("jaxfuse, no data", Portfolio(), _MANY, ours=True, own="noise"),
+        "jaxfuse_weights": Recipe(
+            "jaxfuse, weights and noise", Portfolio(), _MANY, ours=True, own="noise"
+        ),
+        "jaxfuse": Recipe(
+            "jaxfuse, no data", Portfolio(), _MANY, inverted=True, ours=True, own="inverted"
+        ),
         "jaxfuse_images": Recipe(
             "jaxfuse, images", Portfolio(), _MANY, images=True, ours=True, own="fitted"
         ),
@@ -136,7 +145,8 @@ class Fused(NamedTuple):
 
     Attributes:
         make: `make(variant, weights) -> params`, None where the variant does not go with maps.
-        seconds: of the alignment, with its compilation.
+        seconds: of the alignment, with its compilation; and of making inversions, where it looks at
+            them and they were not there.
         status: what the alignment says of itself.
     """
 
@@ -145,7 +155,14 @@ class Fused(NamedTuple):
     status: str
 
 
-def fuse_parents(recipe: Recipe, parents: Parents, *, images: int, noise: int) -> Fused:
+def fuse_parents(
+    recipe: Recipe,
+    parents: Parents,
+    *,
+    images: int,
+    noise: int,
+    inversions: jax.Array | None = None,
+) -> Fused:
     """Align networks by a recipe, to be averaged and repaired.
 
     Args:
@@ -153,11 +170,18 @@ def fuse_parents(recipe: Recipe, parents: Parents, *, images: int, noise: int) -
         parents: the networks; the fused one has the widths of the first.
         images: unlabelled training images that methods and repairs may look at.
         noise: samples of noise for the fit without data.
+        inversions: of the parents, where they are made already; else they are where one is needed.
 
     Returns:
         The fused networks to be, and what is known of the alignment.
     """
-    data = parents.unlabelled(images, recipe.images_of)
+    started = time.perf_counter()
+    if recipe.inverted:
+        data = parents.inversions(images) if inversions is None else inversions
+        inversions = jax.block_until_ready(data)
+    else:
+        data = parents.unlabelled(images, recipe.images_of)
+    making = time.perf_counter() - started if recipe.inverted else 0.0
     alignment = align(recipe, parents, data)
     params, symmetries = list(parents.params), parents.symmetries
     if recipe.by_class:
@@ -170,6 +194,7 @@ def fuse_parents(recipe: Recipe, parents: Parents, *, images: int, noise: int) -
         "average": (None, None),
         "norm": (RestoreNorms(), None),
         "noise": (LeastSquares(), drawn),
+        "inverted": (LeastSquares(), inversions),
         "repaired": (RepairActivations(), for_repair),
         "fitted": (LeastSquares(), for_repair),
     }
@@ -179,6 +204,8 @@ def fuse_parents(recipe: Recipe, parents: Parents, *, images: int, noise: int) -
 
     def make(variant: Variant, weights: Sequence[float] | None = None) -> PyTree | None:
         repair, inputs = repairs[variant]
+        if variant == "inverted" and inputs is None:
+            inputs = parents.inversions(images)
         try:
             return call(weights, alignment, repair=repair, inputs=inputs)
         except ValueError:
@@ -187,22 +214,23 @@ def fuse_parents(recipe: Recipe, parents: Parents, *, images: int, noise: int) -
                 raise
             return None
 
-    return Fused(make, float(alignment.seconds), Status(int(alignment.status)).name)
+    return Fused(make, making + float(alignment.seconds), Status(int(alignment.status)).name)
 
 
-def align(recipe: Recipe, parents: Parents, images: jax.Array) -> Alignment | Alignments:
-    """Align the networks as a recipe says."""
+def align(recipe: Recipe, parents: Parents, inputs: jax.Array) -> Alignment | Alignments:
+    """Align the networks as a recipe says, which looks at the inputs or does not."""
     params, symmetries = parents.params, parents.symmetries
     if recipe.method is None:
         zero = jnp.float32(0)
         status = jnp.int32(Status.ALREADY_ALIGNED)
         return Alignments(params, {}, zero, status, zero[None], 0.0, None)
     one_width = len({symmetry.sizes for symmetry in symmetries}) == 1
+    looks = recipe.images or recipe.inverted
     options: dict[str, Any] = {
         "symmetry": symmetries[0] if one_width else symmetries,
         "affinity": recipe.affinity,
-        "apply_fn": parents.apply_fn if recipe.images else None,
-        "inputs": images if recipe.images else None,
+        "apply_fn": parents.apply_fn if looks else None,
+        "inputs": inputs if looks else None,
         "key": jax.random.key(0),
     }
     if len(params) == 2:

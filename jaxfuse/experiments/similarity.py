@@ -45,7 +45,7 @@ class SimilarityTable:
 
     title: str
     families: tuple[Family, ...]
-    methods: tuple[str, ...] = ("jaxfuse", "gamf")
+    methods: tuple[str, ...] = ("jaxfuse_weights", "gamf")
     seeds: tuple[int, ...] = (0, 1, 2)
     shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
     draws: int = 4

@@ -14,7 +14,7 @@ from jaxfuse.experiments.widths import WidthsTable
 from jaxfuse.training import TrainingConfig
 
 _RIVALS = ("plain", "ot_weights", "ot_activations", "git_rebasin", "gamf", "gamf_code")
-_OURS = ("jaxfuse", "jaxfuse_images")
+_OURS = ("jaxfuse_weights", "jaxfuse", "jaxfuse_images")
 _SPLITS: tuple[Split, ...] = ("homogeneous", "personalised")
 _OPEN = (
     "activations",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from jaxfuse.experiments.cells import Cell, Results, Values, grid
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARENTS = "parents"
-_SHOWN: tuple[Variant, ...] = ("average", "noise", "fitted")
+_SHOWN: tuple[Variant, ...] = ("average", "noise", "inverted", "fitted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +67,13 @@ class WidthsTable:
                 ],
                 "ensemble": ensemble_accuracy(predicted, parents.test_labels),
             }
-        return self._recipe(cell.method, parents)
+        made = nursery.inversions(family, cell.seed, self.images)
+        return self._recipe(cell.method, parents, made)
 
-    def _recipe(self, method: str, parents: Parents) -> dict[str, Any]:
-        fused = fuse_parents(RECIPES[method], parents, images=self.images, noise=self.noise)
+    def _recipe(self, method: str, parents: Parents, made: jax.Array) -> dict[str, Any]:
+        fused = fuse_parents(
+            RECIPES[method], parents, images=self.images, noise=self.noise, inversions=made
+        )
         values: dict[str, Any] = {"seconds": fused.seconds}
         for variant in _SHOWN:
             params = fused.make(variant, None)
