@@ -15,11 +15,11 @@ from jaxfuse.align import AFFINITIES
 from jaxfuse.atomic import write_text
 from jaxfuse.checkpoints import convert, read, write
 from jaxfuse.checkpoints.write import check_writable
-from jaxfuse.cli.model import fit_model
+from jaxfuse.cli.model import Model, fit_model
 from jaxfuse.cli.options import refuse_given
 from jaxfuse.cli.progress import Bars, bars
 from jaxfuse.data import load
-from jaxfuse.fusion import fuse
+from jaxfuse.fusion import fuse, invert
 from jaxfuse.fusion.average import normalise_weights
 from jaxfuse.methods import METHODS
 from jaxfuse.models import MODEL_NAMES
@@ -56,6 +56,10 @@ class Fuse:
     """How edges are compared in the network that is written."""
     method: MethodName = "portfolio"
     """How the matching is found."""
+    inverted: int | None = None
+    """Number of images to make by inverting the networks, which takes no data; 1000 do. Units are
+    matched by their activations on these too, and every layer is fitted to its parents' there. For
+    classifiers; needs --model."""
     channels: int | None = None
     """Channels of the input images, 1 for grey ones and vectors. Needed without --evaluate where
     networks with a dense first map come in different layouts, whose images are in other orders."""
@@ -112,7 +116,7 @@ class Fuse:
             raise ValueError(f"--evaluate needs --model, to run the networks: {_MODELS}")
         normalise_weights(self.weights, len(self.checkpoints))  # refuses negative ones and others
         if self.model is None:
-            refuse_given(self, ("width", "norm"), f"needs --model: {_MODELS}")
+            refuse_given(self, ("width", "norm", "inverted"), f"needs --model: {_MODELS}")
         if self.evaluate is None:
             options = ("data_dir", "test_split", "report")
             refuse_given(self, options, "needs --evaluate DATASET")
@@ -121,14 +125,16 @@ class Fuse:
         if self.evaluate == "digits":
             options = ("data_dir", "test_split")
             refuse_given(self, options, "has no effect on digits: they need no files")
-        if self.channels is not None and self.channels < 1:
-            raise ValueError(f"--channels must be 1 or more, got {self.channels}")
+        for name in ("channels", "inverted"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be 1 or more, got {value}")
         check_writable(self.output, force=self.force)
 
     def _fuse(self, loaded: list[PyTree]) -> PyTree:
         """Fuse without data, in the symmetry of the model or of the chain that the tree shows."""
         channels = self.channels or 1
-        first = loaded[0]
+        first, model = loaded[0], None
         if self.model is None:
             like, symmetry = first, _read_symmetry(first)
         else:
@@ -149,8 +155,16 @@ class Fuse:
             symmetry=symmetry,
             affinity=self.affinity,
             method=self.method,
+            **({} if model is None else self._looks(model, networks)),
         )
         return fused if like is first else convert(fused, first, channels=channels)
+
+    def _looks(self, model: Model, networks: list[PyTree]) -> dict[str, Any]:
+        """Return what alignment and repair look at besides weights."""
+        if self.inverted is None:
+            return {}
+        shape = jax.ShapeDtypeStruct((self.inverted, *model.input_shape), jnp.float32)
+        return {"apply_fn": model.apply_fn, "inputs": invert(model.apply_fn, networks, shape)}
 
     def _check_input_order(self, loaded: list[PyTree]) -> None:
         """Refuse chains of two layouts where nothing tells the order of a dense map's inputs."""
@@ -192,6 +206,11 @@ class Fuse:
         channels = data.input_shape[-1]
         networks = [convert(tree, model.template, channels=channels) for tree in loaded]
         images, labels = data.test()
+        if self.inverted is not None:
+            progress.update("inverting the networks", 0.0)
+        inputs = jax.block_until_ready(self._looks(model, networks).get("inputs"))
+        if self.inverted is not None:
+            progress.update("inverting the networks", 1.0)
         comparison = compare(
             networks,
             model.apply_fn,
@@ -199,6 +218,7 @@ class Fuse:
             labels,
             affinities={name: AFFINITIES[name] for name in ("linear", "gaussian", self.affinity)},
             method=self.method,
+            inputs=inputs,
             weights=self.weights,
             names=[path.name for path in self.checkpoints],
             progress=lambda text, share: progress.update("aligning and fusing", share, text),

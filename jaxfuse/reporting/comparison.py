@@ -81,6 +81,7 @@ def compare(
     affinities: Mapping[str, Affinity],
     method: AnyMethod | str = "portfolio",
     symmetry: Symmetry | None = None,
+    inputs: PyTree = None,
     weights: Sequence[float] | None = None,
     names: Sequence[str] | None = None,
     points: int = 25,
@@ -97,6 +98,8 @@ def compare(
         method: as in `align_params`.
         symmetry: which axes must be permuted together; traced from `apply_fn` by default
             (`jaxfuse.infer_symmetry`).
+        inputs: examples whose activations the alignment looks at, and on which the average is
+            repaired, as in `fuse`.
         weights: the shares of the networks; equal by default.
         names: what to call the networks.
         points: positions on each barrier curve.
@@ -116,6 +119,7 @@ def compare(
             remedy = "a rule of the tracer is wrong: give the right one with symmetry=, and report"
         _check_symmetry(symmetry, apply_fn, params[0], images, remedy)
     names = list(names or [f"parent {index}" for index in range(len(params))])
+    looks: dict[str, Any] = {} if inputs is None else {"apply_fn": apply_fn, "inputs": inputs}
     pair = len(params) == 2
     work = _Work(1 + pair + len(affinities) * (1 + pair), progress)
 
@@ -158,10 +162,13 @@ def compare(
         work.step(f"aligning, {name} affinity")
         started = time.perf_counter()
         alignments = [
-            align_params(params[0], other, symmetry=symmetry, affinity=affinity, method=method)
+            align_params(
+                *(params[0], other), affinity=affinity, method=method, symmetry=symmetry, **looks
+            )
             for other in params[1:]
         ]
-        fused[name] = jax.block_until_ready(fuse(params, weights, alignments, symmetry=symmetry))
+        made = fuse(params, weights, alignments, symmetry=symmetry, **looks)
+        fused[name] = jax.block_until_ready(made)
         seconds = time.perf_counter() - started
         paths.append(curve(f"aligned, {name}", alignments[0].params if pair else None))
         status = _tell_status(alignments, names)

@@ -11,8 +11,9 @@ import pytest
 
 from jaxfuse.align import AFFINITIES
 from jaxfuse.checkpoints import read, write
+from jaxfuse.cli.model import fit_model
 from jaxfuse.data import load_digits
-from jaxfuse.fusion import average, fuse
+from jaxfuse.fusion import average, fuse, invert
 from jaxfuse.models import create, functional
 from jaxfuse.symmetry import infer_symmetry, permute, random_permutations
 from jaxfuse.training import evaluate
@@ -239,6 +240,11 @@ def resnet() -> dict[str, np.ndarray]:
         (("flax0.safetensors", "flax1.safetensors", "--report", "x"), "needs --evaluate"),
         (("flax0.safetensors", "flax1.safetensors", "--width", "2"), "--width needs --model"),
         (("flax0.safetensors", "flax1.safetensors", "--norm", "layer"), "--norm needs --model"),
+        (("flax0.safetensors", "flax1.safetensors", "--inverted", "9"), "--inverted needs --model"),
+        (
+            ("flax0.safetensors", "flax1.safetensors", "--model", "mlp", "--inverted", "0"),
+            "--inverted must be 1 or more",
+        ),
         (("resnet.safetensors", "resnet.safetensors", "--model", "mlp"),
          "the checkpoint is no mlp: leaves"),
         (("flax0.safetensors", "flax1.safetensors", "--model", "resnet20"),
@@ -311,6 +317,28 @@ def test_evaluation_agrees_with_direct_calls(run, files, networks):
         np.testing.assert_allclose(rows[name]["accuracy"], metrics.accuracy, rtol=1e-6)
         np.testing.assert_allclose(rows[name]["loss"], metrics.loss, rtol=1e-4)
     assert_close(read("fused.safetensors"), torch(fused["aligned average, linear"]))
+
+
+@pytest.mark.parametrize("evaluated", [(), ("--evaluate", "digits")])
+def test_inverted_networks_stand_in_for_data(run, files, networks, evaluated):
+    outcome = run(
+        *("fuse", "flax0.safetensors", "flax1.safetensors", "-o", "fused.safetensors"),
+        *("--model", "mlp", "--width", "0.05", "--inverted", "30"),
+        *("--method", "coordinate_ascent", *evaluated),
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    model = fit_model("mlp", networks[0], width=0.05, norm=None)
+    shape = (8, 8, 1) if evaluated else model.input_shape
+    module = create("mlp", input_shape=shape, classes=10, width=0.05, key=jax.random.key(0))
+    apply_fn, _ = functional(module)
+    images = invert(apply_fn, networks[:2], jax.ShapeDtypeStruct((30, *shape), np.float32))
+    options = {"apply_fn": apply_fn, "inputs": images, "method": "coordinate_ascent"}
+    found = read("fused.safetensors")
+    for index, layer in fuse(networks[:2], **options)["dense"].items():
+        got = (
+            found["dense"][index]["kernel"] if "dense" in found else found[f"dense/{index}/kernel"]
+        )
+        np.testing.assert_allclose(got, layer["kernel"], rtol=1e-2, atol=1e-3)
 
 
 def test_affinity_that_is_chosen_is_in_the_table_and_written(run, files, networks):
