@@ -179,12 +179,23 @@ plt.show()
 # ## Accuracy in every proportion
 #
 # GAMF's figure 3. The published methods stop at the average of the aligned networks. jaxfuse
-# repairs it: every layer is fitted to what the same layer of the aligned parents computes, on noise
-# shaped by the first layers (no data), or on 400 unlabelled images.
+# repairs it: every layer is fitted to what the same layer of the aligned parents computes, on 400
+# unlabelled images. Where there is no data, the parents themselves make the images: `invert`
+# descends from smooth noise to what both take for a class. These are what a zero, a one, ... is to
+# the first two networks:
+
+# %%
+shape = jax.ShapeDtypeStruct((400, *digits.input_shape), jnp.float32)
+inversions = {split: jaxfuse.invert(apply_fn, pair, shape) for split, pair in parents.items()}
+
+figure, panels = plt.subplots(1, 10, figsize=(8, 1.1))
+for panel, image in zip(panels, inversions["homogeneous"], strict=False):
+    panel.imshow(image[..., 0], cmap="gray")
+    panel.axis("off")
+plt.show()
 
 # %%
 ts = np.linspace(0, 1, 11)
-noise = jax.ShapeDtypeStruct((500, *digits.input_shape), jnp.float32)
 
 
 def curve(split, name, **repair):
@@ -201,8 +212,8 @@ for split, pair in parents.items():
     curves[split] = {
         "plain average": [accuracy(jaxfuse.interpolate(*pair, float(t))) for t in ts],
         **{name: curve(split, name, repair=None) for name in ("OTFusion", "Git Re-Basin", "GAMF")},
-        "jaxfuse, no data": curve(split, "jaxfuse", inputs=noise, repair="least_squares"),
-        "jaxfuse, images": curve(split, "jaxfuse", inputs=unlabelled, repair="least_squares"),
+        "jaxfuse, no data": curve(split, "jaxfuse", inputs=inversions[split]),
+        "jaxfuse, images": curve(split, "jaxfuse", inputs=unlabelled),
         "prediction ensemble": [ensemble_accuracy(pair, t) for t in ts],
     }
 

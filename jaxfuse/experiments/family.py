@@ -175,7 +175,7 @@ class Nursery:
         return self._parents[1]
 
     def inversions(self, family: Family, seed: int, count: int) -> jax.Array:
-        """Return inversions of all parents, or return them where they were the last ones."""
+        """Invert all parents, or return what came of it where it was the last."""
         if self._inversions is None or self._inversions[0] != (family, seed, count):
             self.tell(f"{family.name}, seed {seed}: inverting {family.members} networks", 0.0)
             made = self.parents(family, seed).inversions(count)

@@ -136,7 +136,7 @@ class WidthsTable:
             return {}
         figure = blank(10.0, 2.4 * -(-len(done) // 2) + 0.5)
         panels = figure.subplots(-(-len(done) // 2), 2, squeeze=False).ravel()
-        colours = dict(zip(_SHOWN, ("#999999", "#56B4E9", "#0072B2"), strict=True))
+        colours = dict(zip(_SHOWN, ("#999999", "#56B4E9", "#009E73", "#0072B2"), strict=True))
         for panel, family in zip(panels, done, strict=False):
             for place, method in enumerate(self.methods):
                 values = results.of(family.name, method, self.seeds)
@@ -144,9 +144,9 @@ class WidthsTable:
                     known = [100 * v for v in column(values, variant) if v is not None]
                     if known:
                         panel.barh(
-                            place + 0.27 * (index - 1),
+                            place + 0.21 * (index - 1.5),
                             np.mean(known),
-                            height=0.25,
+                            height=0.19,
                             color=colours[variant],
                             label=VARIANTS[variant] if place == 0 else None,
                         )

@@ -54,7 +54,8 @@ def fuse(
         apply_fn: as in `align_params`.
         inputs: as in `align_params`. Shapes alone (`jax.ShapeDtypeStruct((4000, 28, 28, 1), ...)`)
             stand for so many samples of noise (`jaxfuse.fusion.noise`), on which the repair runs
-            the networks: a repair without data, for networks without running statistics.
+            the networks: a repair without data, for networks without running statistics. What
+            `jaxfuse.invert` makes of classifiers is a better stand-in, for the alignment too.
         targets: as in `align_params`.
         activation_weight: as in `align_params`.
         repair: how the average is corrected: "norm" (the norms of incoming weights, without data),

@@ -44,7 +44,7 @@ FEW = {
     "het4": ("plain", "git_rebasin", "activations", "cca", "zip_it"),
     "time": ("ot_weights", "jaxfuse"),
     "widths": ("ot_weights", "zip_it"),
-    "similarity": ("jaxfuse",),
+    "similarity": ("jaxfuse_weights",),
 }
 
 

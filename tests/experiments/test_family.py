@@ -58,6 +58,16 @@ def test_names_tell_configurations_apart(change):
     assert other.digest(0, 1) != FAMILY.digest(0, 1)
 
 
+def test_inversions_are_made_once_for_all_methods(tmp_path):
+    told = []
+    nursery = Nursery(tmp_path, tell=lambda text, share: told.append(text))
+    first = nursery.inversions(FAMILY, 0, 12)
+    assert nursery.inversions(FAMILY, 0, 12) is first
+    assert sum("inverting 2 networks" in text for text in told) == 1
+    np.testing.assert_array_equal(first, nursery.parents(FAMILY, 0).inversions(12))
+    assert nursery.inversions(FAMILY, 0, 5).shape == (5, 8, 8, 1)
+
+
 def test_names_of_networks_that_see_all_do_not_depend_on_how_many_there_are():
     four = dataclasses.replace(FAMILY, widths=(0.02,) * 4, name="four")
     assert four.digest(0, 1) == FAMILY.digest(0, 1)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxfuse import fuse
+from jaxfuse import fuse, invert
 from jaxfuse.experiments.family import Family, Nursery
 from jaxfuse.experiments.recipes import RECIPES, VARIANTS, fuse_parents
 from jaxfuse.experiments.scores import accuracy, accuracy_of_classes, ensemble_accuracy
@@ -55,6 +55,19 @@ def test_otfusion_is_that_of_the_library(parents):
     )
     found = fuse_parents(RECIPES["ot_weights"], pair, images=40, noise=40).make("average", None)
     assert_alike(found, fuse(pair.params, method="ot_fusion", repair=None))
+
+
+def test_without_data_the_parents_are_inverted(parents):
+    shape = jax.ShapeDtypeStruct((30, *parents.images.shape[1:]), np.float32)
+    made = invert(parents.apply_fn, parents.params, shape)
+    recipe = dataclasses.replace(RECIPES["git_rebasin"], inverted=True, own="inverted")
+    fused = fuse_parents(recipe, parents, images=30, noise=40)
+    options = {"apply_fn": parents.apply_fn, "symmetry": parents.symmetries[0]}
+    options |= {"method": recipe.many, "key": jax.random.key(0)}
+    found = fuse(parents.params, inputs=made, **options)
+    assert_alike(fused.make("inverted", None), found)
+    given = fuse_parents(recipe, parents, images=30, noise=40, inversions=made)
+    assert_alike(given.make("inverted", None), found)
 
 
 def test_shares_by_class_weigh_each_column_of_the_head(parents):
