@@ -176,12 +176,10 @@ def fuse_parents(
         The fused networks to be, and what is known of the alignment.
     """
     started = time.perf_counter()
-    if recipe.inverted:
-        data = parents.inversions(images) if inversions is None else inversions
-        inversions = jax.block_until_ready(data)
-    else:
-        data = parents.unlabelled(images, recipe.images_of)
-    making = time.perf_counter() - started if recipe.inverted else 0.0
+    if recipe.inverted and inversions is None:
+        inversions = jax.block_until_ready(parents.inversions(images))
+    making = time.perf_counter() - started
+    data = inversions if recipe.inverted else parents.unlabelled(images, recipe.images_of)
     alignment = align(recipe, parents, data)
     params, symmetries = list(parents.params), parents.symmetries
     if recipe.by_class:
@@ -217,7 +215,7 @@ def fuse_parents(
     return Fused(make, making + float(alignment.seconds), Status(int(alignment.status)).name)
 
 
-def align(recipe: Recipe, parents: Parents, inputs: jax.Array) -> Alignment | Alignments:
+def align(recipe: Recipe, parents: Parents, inputs: jax.Array | None) -> Alignment | Alignments:
     """Align the networks as a recipe says, which looks at the inputs or does not."""
     params, symmetries = parents.params, parents.symmetries
     if recipe.method is None:

@@ -163,7 +163,12 @@ def compare(
         started = time.perf_counter()
         alignments = [
             align_params(
-                *(params[0], other), affinity=affinity, method=method, symmetry=symmetry, **looks
+                params[0],
+                other,
+                symmetry=symmetry,
+                affinity=affinity,
+                method=method,
+                **looks,
             )
             for other in params[1:]
         ]
