@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart by colour-blind readers; the markers tell too.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#D55E00", "#0072B2")
-_MARKERS = "osD^vPX*"
+COLOURS = (
+    *("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7"),
+    *("#999999", "#D55E00", "#0072B2", "#882255"),
+)
+_MARKERS = "osD^vPX*h"
 
 
 def blank(width: float, height: float) -> "Figure":
