@@ -110,7 +110,7 @@ def test_quickstart_runs_without_warnings_and_shows_what_it_says(tmp_path, monke
     execute(notebook, tmp_path, monkeypatch)
     assert complaints(notebook) == []
     pictures = [out for out in outputs(notebook) if "image/png" in out.get("data", {})]
-    assert len(pictures) == 5
+    assert len(pictures) == 4
 
     facts = json.loads("".join(out.text for out in notebook.cells[-1].outputs))
     accuracy = facts["accuracy"]
