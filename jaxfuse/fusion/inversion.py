@@ -48,8 +48,7 @@ def invert(
         shape: of the inputs and their dtype, real: `[n, ..., channels]`, of which the axes between
             the first and the last are space or time. `[n, features]` has none, and starts white.
         labels: `[n]` integers, the classes that are asked for; as many of each by default.
-        steps: of Adam. Twenty are too few on MNIST, fifty and a hundred differ by 2 points on
-            CIFAR-10.
+        steps: of Adam.
         learning_rate: of Adam, in z, which starts with a deviation of one.
         exponent: 0 for white fields, 1 for those of natural images.
         correlation: of the channels at first, where there is space or time: 0 for independent ones;

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 ApplyFn = Callable[[Any, jax.Array], jax.Array]
 """Pure function `(params, images) -> logits [n, classes]`."""
@@ -87,9 +86,21 @@ def _batch_sums(
     apply_fn: ApplyFn, params: Any, images: jax.Array, labels: jax.Array, counted: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     logits = apply_fn(params, images).astype(jnp.float32)
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    losses = _cross_entropy(logits, labels)
     correct = (jnp.argmax(logits, axis=-1) == labels) & counted
     return jnp.sum(correct, dtype=jnp.int32), jnp.sum(jnp.where(counted, losses, 0.0))
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return `log(1 + sum_others exp(z - z_label))`, `[n]`.
+
+    The log-sum-exp less the label's logit, as optax has it, loses the digits of a small loss.
+    """
+    picked = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
+    # An infinite logit of the label is no certainty: it is a broken network.
+    return jnp.where(jnp.isfinite(picked), jax.nn.softplus(others - picked), jnp.nan)
 
 
 def check_examples(images: jax.Array | np.ndarray, labels: jax.Array | np.ndarray) -> None:

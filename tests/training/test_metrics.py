@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import test_util
 
@@ -24,14 +24,15 @@ def problem(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @settings(deadline=None, max_examples=20)
+@example(count=1, batch_size=1, seed=4)  # a loss of 0.0085
+@example(count=1, batch_size=1, seed=21)  # of 0.0005
 @given(count=st.integers(1, 12), batch_size=st.integers(1, 14), seed=st.integers(0, 100))
 def test_agrees_with_numpy_for_every_batch_size(count, batch_size, seed):
     params, images, labels = problem(count, seed)
     metrics = evaluate(linear, params, images, labels, batch_size=batch_size)
     accuracy, loss = classifier.metrics(images @ params, labels)
     np.testing.assert_allclose(metrics.accuracy, accuracy, rtol=1e-6)
-    # A small loss is a difference of numbers of about one.
-    np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
 
 
 def test_jit_and_vmap_over_params():
